@@ -42,6 +42,7 @@ mod version;
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
+use proxier_inspect::node::show_progress;
 use tracing::error;
 
 use self::cli::{Command, CommandLine};
@@ -81,6 +82,7 @@ pub fn main() -> ExitCode {
     let CommandLine { command, .. } = &line;
     if matches!(command, Some(Command::Dump(_) | Command::Trace(_) | Command::Diagnose(_) | Command::Preflight(_))) {
         inspect::limit_tools();
+        show_progress(terminal::progress);
     }
     let result = match command {
         None => run::run(&line),

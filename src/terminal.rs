@@ -155,9 +155,16 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Shows the progress of long work on a terminal.
+/// Shows the progress of long work on a terminal, under a label; what it returns counts one step.
+#[must_use]
+pub fn progress(what: &str) -> Box<dyn FnMut()> {
+    let mut progress = Progress::new(what);
+    Box::new(move || progress.step())
+}
+
+/// The progress of long work.
 #[derive(Debug)]
-pub struct Progress {
+struct Progress {
     what: String,
     terminal: bool,
     since: Instant,
@@ -167,14 +174,13 @@ pub struct Progress {
 
 impl Progress {
     /// Starts at zero. `what`: the label.
-    #[must_use]
-    pub fn new(what: &str) -> Self {
+    fn new(what: &str) -> Self {
         let terminal = io::stderr().is_terminal();
         Self { what: what.to_owned(), terminal, since: Instant::now(), shown_at: None, steps: 0 }
     }
 
     /// Counts one step.
-    pub fn step(&mut self) {
+    fn step(&mut self) {
         self.steps += 1;
         // Reading the clock costs more than most steps.
         if !self.terminal

@@ -12,14 +12,13 @@ use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
 use proxier::model::Protocol;
 use proxier::nftables::TABLE;
+use proxier_inspect::node::paths::{CLIENT_PORT, Paths};
+use proxier_inspect::node::{FamilyRules, Unread};
 use proxier_inspect::services::BY_SOURCE;
 use proxier_inspect::walk::{Branch, DoubtKind, KnownClient, Packet, Step, Trace, Verdict};
 
 use self::data::{as_json, is_certain};
 use crate::inspect::obstacles::missing_right;
-use crate::inspect::paths::{CLIENT_PORT, Paths};
-use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
 use crate::terminal::{OutputWriter, Style, Terminal, answer_with, json, text_output};
 
 /// This node as a sender, as `--from` spells it; `node` is the same.
@@ -244,7 +243,9 @@ fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
             DoubtKind::Rule => {
                 format!("{}: treated as not matching because it cannot be decided ({}):", doubt.hook, doubt.why)
             }
-            DoubtKind::Chain | DoubtKind::Order | DoubtKind::TableOrder => format!("{}: not decided ({}):", doubt.hook, doubt.why),
+            DoubtKind::Chain | DoubtKind::Order | DoubtKind::TableOrder => {
+                format!("{}: not decided ({}):", doubt.hook, doubt.why)
+            }
         };
         let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "?"), doubt.rule);
     }

@@ -2,12 +2,11 @@
 
 use clap::Parser;
 use netfilter::IpFamily;
+use proxier_inspect::node::paths::Paths;
+use proxier_inspect::node::{FamilyRules, Unread};
 use proxier_inspect::walk::Trace;
 
 use crate::diagnose;
-use crate::inspect::paths::Paths;
-use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
 use crate::trace::{destination, sender};
 
 /// A trace for each question, or why it could not be made.

@@ -130,6 +130,21 @@ fn pure_modules_do_not_name_the_kernel() {
 }
 
 #[test]
+fn only_the_node_module_of_inspect_reads_the_kernel() {
+    let folder = root().join("proxier/inspect/src");
+    // Fuzz targets decode what a kernel would send.
+    let may = ["node", "fuzzing"];
+    for (module, imported) in imports(&folder, "netfilter") {
+        let file = imported.get("kernel").filter(|_| !may.contains(&module.as_str()));
+        assert!(file.is_none(), "{} imports netfilter::kernel", file.expect("it is some").display());
+    }
+    for (module, imported) in imports(&folder, "crate").into_iter().filter(|(module, _)| module != "node") {
+        let file = imported.get("node");
+        assert!(file.is_none(), "{module} is pure, and {} imports node", file.expect("it is some").display());
+    }
+}
+
+#[test]
 fn modes_do_not_import_each_other() {
     let imports = imports(&root().join("proxier/src"), "crate");
     for mode in ["iptables", "ipvs", "nftables"] {

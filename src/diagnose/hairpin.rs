@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Origin, Packet, Verdict};
 
+use proxier_inspect::node::facts::Facts;
+
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;
-use crate::inspect::facts::Facts;
 
 /// A pod that is sent to itself must not see its own address on both ends, and its packets must get back to it.
 pub fn hairpin(facts: &Facts, view: &ServicePortView, packet: &Packet, branch: &Branch) -> Option<Finding> {

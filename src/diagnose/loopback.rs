@@ -1,13 +1,13 @@
 //! Node ports at loopback addresses, which each mode serves otherwise, or not at all.
 
 use proxier::model::Protocol;
+use proxier_inspect::node::NFTABLES;
+use proxier_inspect::node::lookups::Listener;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Packet, Step};
 
 use super::finding::{Cause, Finding};
 use crate::config::gates::LOCALHOST_NODE_PORTS;
-use crate::inspect::NFTABLES;
-use crate::inspect::lookups::Listener;
 
 /// A packet that nftables mode's rule for node ports without a proxy rejected (KEP-6032).
 pub fn rejected(view: &ServicePortView, packet: &Packet, rule: &Step) -> Finding {

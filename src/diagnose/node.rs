@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use proxier_inspect::services::{EndpointView, ServicePortView};
 use proxier_inspect::walk::{Origin, Packet, Trace, Verdict};
 
+use proxier_inspect::node::Unread;
+use proxier_inspect::node::facts::{Facts, ipv4_setting};
+use proxier_inspect::node::paths::Paths;
+
 use super::finding::{Cause, Finding};
-use crate::inspect::facts::{Facts, ipv4_setting};
-use crate::inspect::paths::Paths;
-use crate::inspect::report::Unread;
 
 /// From how full on the conntrack table is worth a word, in percent.
 const NEARLY_FULL: i64 = 90;

@@ -218,7 +218,9 @@ pub fn undecided(packet: &Packet, doubt: &Doubt) -> Finding {
                 DoubtKind::Order => {
                     "move all rules of this node to one flavour of iptables (update-alternatives --config iptables)"
                 }
-                _ => "see which chain such packets meet first (meta nftrace set 1, nft monitor trace), or give one of them another priority",
+                _ => {
+                    "see which chain such packets meet first (meta nftrace set 1, nft monitor trace), or give one of them another priority"
+                }
             };
             (format!("{packet} ends otherwise ({}) if {rule}: {}", ends.join(", "), doubt.why), next.to_owned())
         }

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
+use proxier_inspect::node::facts::Facts;
+use proxier_inspect::node::lookups::{Link, Route, RouteLookups};
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Origin, Packet, Verdict};
 
 use super::finding::{Cause, Finding};
-use crate::inspect::facts::Facts;
-use crate::inspect::lookups::{Link, Route, RouteLookups};
 
 /// Lookups that were made.
 #[derive(Default)]

@@ -5,13 +5,12 @@
 use std::time::Duration;
 
 use netfilter::nft::Expression;
+use proxier_inspect::node::{FamilyRules, Focus, NFTABLES, Unread};
 use proxier_inspect::services::{AddressVerdict, ServicePortView};
 
 use super::finding::{Cause, Finding};
+use crate::inspect::NodeInspection;
 use crate::inspect::obstacles::{age_without_sync, unread_kinds};
-use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
-use crate::inspect::{Focus, NFTABLES, NodeInspection};
 
 /// Differences that are listed one by one; of more only the number is given.
 const LISTED: usize = 3;

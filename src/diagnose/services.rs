@@ -6,11 +6,11 @@ use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView
 
 use proxier::model::NodeInfo;
 use proxier::track::Tracker;
+use proxier_inspect::node::FamilyRules;
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use crate::inspect::NodeInspection;
-use crate::inspect::rules::FamilyRules;
 
 /// A finding if no Service has the diagnosed name or address. `others`: Service ports with the same address.
 pub fn unknown(

@@ -5,6 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
 use proxier::model::Protocol;
+use proxier_inspect::node::Unread;
+use proxier_inspect::node::facts::Facts;
+use proxier_inspect::node::lookups::listens;
+use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::{Address, AddressKind, AddressVerdict, ServicePortView};
 use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
@@ -15,10 +19,6 @@ use super::loopback::{self, LocalhostFacts};
 use super::refusal::{NOT_ROUTED, diverted, own_refusal, refusal, undecided};
 use super::routes::Routes;
 use crate::inspect::NodeInspection;
-use crate::inspect::facts::Facts;
-use crate::inspect::lookups::listens;
-use crate::inspect::paths::Paths;
-use crate::inspect::report::Unread;
 use crate::trace::{HOST, sender};
 
 /// Which connections were followed through the rules.

@@ -15,13 +15,14 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, ValueEnum};
 use proxier::model::NamespacedName;
 use proxier::track::CopyRequest;
+use proxier_inspect::node::{Focus, Unread};
 
 use crate::config::ValidatedConfig;
 use crate::http::ReportError;
 use crate::inspect::arguments::Sources;
 use crate::inspect::model::{Model, NoModel};
-use crate::inspect::report::{Report, Unread};
-use crate::inspect::{Focus, inspect_node, inspect_with};
+use crate::inspect::report::Report;
+use crate::inspect::{inspect_node, inspect_with};
 use crate::terminal::{OutputWriter, Terminal, answer, json, text_output};
 
 pub use text::text;

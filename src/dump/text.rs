@@ -6,7 +6,8 @@ use proxier_inspect::drift::Difference;
 use proxier_inspect::rules::Counters;
 use proxier_inspect::services::{Address, AddressVerdict, EndpointView, RealView, ServicePortView};
 
-use crate::inspect::facts::Facts;
+use proxier_inspect::node::facts::Facts;
+
 use crate::inspect::report::Report;
 use crate::terminal::{Style, Table, Terminal, wrapped};
 

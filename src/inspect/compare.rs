@@ -9,11 +9,9 @@ use netfilter::kernel::node;
 use proxier::iptables::{ExpectedPart, HostFacts, expected_parts, is_of_service_port};
 use proxier::model::{Config, ServicePort, ServicePortName, Snapshot};
 use proxier_inspect::drift::{Comparison, Difference, ServiceFilter};
+use proxier_inspect::node::{FamilyRules, Focus, is_of};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::services::{ServicePortView, hash_of_name};
-
-use super::rules::FamilyRules;
-use super::{Focus, is_of};
 
 /// Compares the rules of the selected Services, and the rules shared by all Services.
 pub fn differences(

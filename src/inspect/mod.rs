@@ -1,29 +1,17 @@
 //! The composition point of the commands that look at a node: `dump`, `trace`, `diagnose` and `/debug/rules`.
 //!
-//! It reads what the kernel holds, what it should hold, and the node's facts. Besides `run`, only this module of the program uses
-//! `netfilter::kernel`: to read, never to write.
+//! [`proxier_inspect::node`] reads what the kernel holds and the node's facts. Here are what it should hold, by the objects and the
+//! running proxy's configuration, and the arguments that say where those are. Of `netfilter::kernel` it only reads.
 
 pub mod arguments;
 mod compare;
-pub mod facts;
-mod flavours;
 pub mod gate;
-pub mod lookups;
 pub mod model;
-mod native_rules;
-pub mod nftables;
 mod objects;
 pub mod obstacles;
-mod other_flavour;
-pub mod paths;
-pub mod read_error;
-pub mod readiness;
 pub mod report;
-mod rule_source;
-pub mod rules;
 mod running;
 mod server_names;
-pub mod servers;
 pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,13 +22,14 @@ use netfilter::kernel::{self, for_each_flow, node};
 use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::ipvs::{self, Expected, ObservedState};
-use proxier::model::{NamespacedName, Scope, ServicePortName, Snapshot};
+use proxier::model::{NamespacedName, Scope, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 use proxier_inspect::drift::Difference;
 use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences as table_differs, is_ours};
 use proxier_inspect::flows::FlowCount;
+use proxier_inspect::node::{COMPARISON, FamilyRules, Focus, NFTABLES, NodeRulesets, Unread, is_of, nftables, paths};
 use proxier_inspect::rules::Rule;
 use proxier_inspect::servers::differences as servers_differ;
 use proxier_inspect::services::{
@@ -49,41 +38,11 @@ use proxier_inspect::services::{
 };
 
 use self::arguments::{ResolvedSources, Sources};
-use self::report::{COMPARISON, Unread};
-use self::rules::{FamilyRules, NodeRulesets};
 use self::running::{Running, as_seen_by};
 use crate::config::ValidatedConfig;
 
 /// Commands of ours that do not run a proxy.
 const COMMANDS: [&str; 6] = ["demo", "dump", "trace", "diagnose", "preflight", "top"];
-
-/// The name of nftables mode.
-pub const NFTABLES: &str = "nftables";
-
-/// The Services to inspect.
-#[derive(Clone, Debug, Default)]
-pub struct Focus {
-    /// Only this Service.
-    pub service: Option<NamespacedName>,
-    /// Only Service ports with this endpoint.
-    pub endpoint: Option<IpAddr>,
-}
-
-impl Focus {
-    /// Whether all Services are selected.
-    fn is_everything(&self) -> bool {
-        self.service.is_none() && self.endpoint.is_none()
-    }
-
-    fn wants(&self, name: Option<&ServicePortName>) -> bool {
-        self.service.as_ref().is_none_or(|service| name.is_some_and(|name| name.service == *service))
-    }
-
-    /// Whether a Service port is selected, by its name in rules.
-    fn wants_text(&self, name: &str) -> bool {
-        self.service.as_ref().is_none_or(|service| is_of(name, service))
-    }
-}
 
 /// Loads the objects of one Service or of all.
 pub type Load<'a> = dyn Fn(Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> + Sync + 'a;
@@ -390,11 +349,4 @@ impl NodeInspection {
         };
         self.rules.families.iter().flat_map(of).collect()
     }
-}
-
-/// Whether a Service port's name is one of the Service's.
-fn is_of(name: &str, service: &NamespacedName) -> bool {
-    let rest = name.strip_prefix(&*service.namespace).and_then(|rest| rest.strip_prefix('/'));
-    let rest = rest.and_then(|rest| rest.strip_prefix(&*service.name));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }

@@ -9,9 +9,9 @@ use netfilter::IpFamily;
 use netfilter::kernel::{process_name, table_flags};
 use proxier::model::Mode;
 use proxier::nftables::TABLE;
+use proxier_inspect::node::Unread;
 
 use super::NodeInspection;
-use super::report::Unread;
 use super::running::body;
 
 /// Metrics of every kube-proxy: when a change was queued last, and when a sync succeeded last.

@@ -11,9 +11,9 @@ use proxier::ipvs;
 use proxier::model::config::ServiceMetrics;
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::traffic::{DestinationNames, TrafficSample, name_at};
+use proxier_inspect::node::read_error::ReadError;
 
 use super::arguments::Sources;
-use super::read_error::ReadError;
 use super::running::{Running, as_seen_by};
 use super::{objects, proxy_processes};
 

@@ -8,9 +8,9 @@ use netfilter::kernel::{Flavour, has_table};
 use proxier::model::config::ServiceMetrics;
 use proxier::traffic::TrafficSample;
 use proxier::{iptables, nftables};
+use proxier_inspect::node::read_error::ReadError;
 
 use super::arguments::Sources;
-use super::read_error::ReadError;
 use super::server_names::NamedServers;
 
 /// How often the kernel copies the counters of virtual servers to where they are read (`ip_vs_est.c`).

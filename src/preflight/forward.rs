@@ -12,14 +12,13 @@ use netfilter::IpFamily;
 use proxier::ipvs::ObservedState;
 use proxier::model::{Mode, Protocol};
 use proxier::track::Tracker;
+use proxier_inspect::node::facts::Facts;
+use proxier_inspect::node::paths::{CLIENT_PORT, answer_sets, node_of};
+use proxier_inspect::node::{FamilyRules, Unread};
 use proxier_inspect::rules::Ruleset;
 use proxier_inspect::walk::{Branch, ConnState, Node, Origin, Packet, RecentLists, Trace, Verdict};
 
 use crate::inspect::NodeInspection;
-use crate::inspect::facts::Facts;
-use crate::inspect::paths::{CLIENT_PORT, answer_sets, node_of};
-use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
 use crate::trace::OUTSIDE;
 
 /// The most pods that connections are followed to, each behind another interface.

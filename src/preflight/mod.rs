@@ -13,13 +13,13 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use proxier_inspect::node::{Focus, Unread};
 use serde::Serialize;
 
 use self::checks::{Difference, Severity, check};
 use self::node::NodeState;
 use crate::inspect::arguments::Sources;
-use crate::inspect::report::Unread;
-use crate::inspect::{Focus, in_nftables_mode, inspect_node};
+use crate::inspect::{in_nftables_mode, inspect_node};
 use crate::terminal::{OutputWriter, answer_with, json, text_output, wrapped};
 
 /// The name and version of the JSON's schema.

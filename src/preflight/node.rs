@@ -8,15 +8,14 @@ use netfilter::nft::{Name, ruleset as nft};
 use proxier::iptables::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 use proxier::model::{Mode, NodeInfo, ServicePort, ServicePortName};
 use proxier_inspect::neighbours::owner;
+use proxier_inspect::node::facts::Facts;
+use proxier_inspect::node::readiness::{self, NftablesSupport};
+use proxier_inspect::node::{FamilyRules, Unread};
 use proxier_inspect::rules::{Rule, Ruleset};
 
 use super::forward::ForwardCheck;
 use crate::config::ValidatedConfig;
 use crate::inspect::NodeInspection;
-use crate::inspect::facts::Facts;
-use crate::inspect::readiness::{self, NftablesSupport};
-use crate::inspect::report::Unread;
-use crate::inspect::rules::FamilyRules;
 
 /// What a node is like, as far as it could be read.
 #[derive(Clone, Debug)]
@@ -52,7 +51,7 @@ pub struct NodeState {
 impl NodeState {
     /// Collects the facts, and adds what cannot be read to those of `inspection`.
     pub fn of(inspection: &mut NodeInspection, in_nftables_mode: Result<ValidatedConfig, String>) -> Self {
-        let facts = Facts::of(inspection);
+        let facts = Facts::of(&inspection.rules);
         let NftablesSupport { lacking, mut unread } = NftablesSupport::of_kernel();
         let invalid = |why| Unread::new("the configuration in nftables mode", why);
         let in_nftables_mode = in_nftables_mode.map_err(|why| unread.push(invalid(why))).ok();

@@ -201,7 +201,7 @@ fn report(differences: Vec<Difference>, unread: &[&str]) -> PreflightReport {
         from: "ipvs".to_owned(),
         to: "nftables",
         differences,
-        unread: unread.iter().map(|what| crate::inspect::report::Unread::new(what, "a reason")).collect(),
+        unread: unread.iter().map(|what| proxier_inspect::node::Unread::new(what, "a reason")).collect(),
     }
 }
 

@@ -14,13 +14,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use proxier_inspect::node::read_error::ReadError;
 
 use self::rates::{LastCounts, Order, Row, sort};
 use self::screen::{Event, Screen, sleep_until};
 use self::table::{Layout, render};
 use crate::config::GoDuration;
 use crate::inspect::arguments::Sources;
-use crate::inspect::read_error::ReadError;
 use crate::inspect::traffic::{NodeTraffic, TrafficReader};
 use crate::terminal::Terminal;
 

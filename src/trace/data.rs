@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
+use proxier_inspect::node::Unread;
 use proxier_inspect::walk::{Assumption, Branch, Doubt, Origin, Outcome, Packet, Step, Trace, Verdict};
 use serde::Serialize;
 use serde_json::json;
-
-use crate::inspect::report::Unread;
 
 #[derive(Serialize)]
 struct BranchData<'a> {

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use proxier::model::Protocol;
+use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::{AddressKind, KernelObject, ServicePortView};
 
 use crate::inspect::NodeInspection;
-use crate::inspect::paths::Paths;
 use crate::terminal::Terminal;
 use crate::trace::{sender, text};
 

@@ -11,11 +11,13 @@ use std::fmt::Write;
 use k8s_openapi::jiff::Zoned;
 use proxier_inspect::drift::Difference;
 
+use proxier_inspect::node::Focus;
+
 use self::gather::ServiceDetails;
 use super::svg::escaped;
 use super::text::facts_text;
+use crate::inspect::NodeInspection;
 use crate::inspect::report::Report;
-use crate::inspect::{Focus, NodeInspection};
 
 /// The style sheet.
 const STYLE: &str = include_str!("page.css");

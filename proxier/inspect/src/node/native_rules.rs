@@ -11,9 +11,9 @@ use netfilter::kernel::nftables::NftError;
 use netfilter::kernel::{Flavour, NftReader, NftRules, NftTables, RuleReader, SystemNftables, ToolError};
 use netfilter::nft::ruleset::{self as nft, TableId};
 use netfilter::{Counters, IpFamily};
-use proxier_inspect::rules::{Chain, Policy, Rule, Ruleset};
 
-use crate::terminal::Progress;
+use super::progress;
+use crate::rules::{Chain, Policy, Rule, Ruleset};
 
 /// The table with chains of Service ports, which a listing may leave out.
 const LARGE: &str = "nat";
@@ -121,7 +121,7 @@ impl NativeRules {
         }
         let Some(heads) = self.listed.get(table) else { return Ok(()) };
         let is_small = heads.len() <= DUMP_MAX;
-        let mut progress = Progress::new(&format!("reading rules of {}", self.family));
+        let mut step = progress::start(&format!("reading rules of {}", self.family));
         let collect = |known: &mut HashMap<String, Vec<InspectedRule>>, chain: &str, rule| match known.get_mut(chain) {
             Some(rules) => rules.push(rule),
             None => _ = known.insert(chain.to_owned(), vec![rule]),
@@ -139,7 +139,7 @@ impl NativeRules {
                 changed |= interrupted;
                 rules = read;
             }
-            progress.step();
+            step();
             chains.push(ReadChain { head: head.clone(), counters, rules });
         }
         if changed {

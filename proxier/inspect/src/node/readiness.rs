@@ -7,7 +7,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{SystemNftables, kernel_release, packet_counters};
 use proxier::nftables::{self, FeatureError};
 
-use super::report::Unread;
+use super::Unread;
 
 /// Whether the kernel can run nftables mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,12 +1,11 @@
 //! Rules of the flavour of iptables that is not in use. Packets meet the rules of both flavours.
 
 use netfilter::kernel::{Flavour, has_legacy_tables};
-use proxier_inspect::rules::Policy;
 
 use super::flavours::of_flavour;
-use super::report::Unread;
 use super::rule_source::RuleSource;
-use super::rules::FamilyRules;
+use super::{FamilyRules, Unread};
+use crate::rules::Policy;
 
 impl FamilyRules {
     /// Reads the rules of the flavour that is not in use. Tables without rules whose policies accept decide nothing.

@@ -10,9 +10,9 @@ use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
 use netfilter::kernel::{self, RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
 use proxier::model::Protocol;
-use proxier_inspect::walk::{ConnState, KnownClient, Node, Origin, Packet, RecentLists, Trace};
 
-use super::rules::FamilyRules;
+use super::FamilyRules;
+use crate::walk::{ConnState, KnownClient, Node, Origin, Packet, RecentLists, Trace};
 
 /// The default source port of a client.
 pub const CLIENT_PORT: u16 = 40000;

@@ -6,9 +6,9 @@ use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, FlavourChoice, NftReader, detect_flavour, has_chain, has_legacy_tables};
 use netfilter::nft::ruleset::{Ruleset, TableId};
 use proxier::xtables::FLAVOUR_HINTS;
-use proxier_inspect::rules;
 
 use super::rule_source::RuleSource;
+use crate::rules;
 
 /// The chain of a kube-proxy in iptables mode that leads to all Services.
 pub(super) const LANDMARK: &str = "KUBE-SERVICES";

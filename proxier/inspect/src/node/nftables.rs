@@ -14,11 +14,10 @@ use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Expression, Key, Name};
 use proxier::model::{NamespacedName, Protocol, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
-use proxier_inspect::services::{owner_in_table, unread_elements};
-use proxier_inspect::walk::UnfollowedRules;
 
-use super::is_of;
-use super::report::Unread;
+use super::{Unread, is_of};
+use crate::services::{owner_in_table, unread_elements};
+use crate::walk::UnfollowedRules;
 
 /// Lists tables and chains; none if they cannot be listed, which is noted. `is_complete`: with all chains, those of Service
 /// ports in iptables mode included.

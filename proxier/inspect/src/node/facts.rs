@@ -5,12 +5,11 @@ use std::net::IpAddr;
 
 use netfilter::IpFamily;
 use netfilter::kernel::node::{self, Link};
-use proxier_inspect::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 use serde::Serialize;
 
-use super::NodeInspection;
 use super::paths::pod_routes;
-use super::rules::FamilyRules;
+use super::{FamilyRules, NodeRulesets};
+use crate::neighbours::{Hook, TableSize, hooks, nftables, sizes};
 
 /// Numbers in `/proc/sys` that decide whether packets for Services get through.
 pub const SYSCTLS: [&str; 13] = [
@@ -95,8 +94,7 @@ impl Facts {
 
     /// Collects them.
     #[must_use]
-    pub fn of(inspection: &NodeInspection) -> Self {
-        let rules = &inspection.rules;
+    pub fn of(rules: &NodeRulesets) -> Self {
         let sysctls: BTreeMap<String, i64> =
             SYSCTLS.iter().filter_map(|name| Some(((*name).to_owned(), node::sysctl(name)?))).collect();
         let of = |name: &str| sysctls.get(&format!("net/netfilter/nf_conntrack_{name}")).copied();

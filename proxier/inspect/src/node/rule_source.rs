@@ -9,9 +9,9 @@ use std::ops::Range;
 use netfilter::IpFamily;
 use netfilter::kernel::{Flavour, RuleReader};
 use netfilter::nft::ruleset as nft;
-use proxier_inspect::rules::{ParseError, Ruleset};
 
 use super::native_rules::NativeRules;
+use crate::rules::{ParseError, Ruleset};
 
 /// The rules of one family in one flavour.
 pub enum RuleSource {

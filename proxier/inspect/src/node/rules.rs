@@ -1,4 +1,4 @@
-//! The rules that the kernel holds, of the flavour in use, and whether there are more in the other.
+//! The rules of one family that the kernel holds, of the flavour in use.
 //!
 //! For one Service, the chains of other Services are not read.
 
@@ -6,21 +6,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{Flavour, FlavourChoice, Host, NftReader, SystemHost, SystemIptables, has_legacy_tables};
+use netfilter::kernel::{Flavour, Host, NftReader, SystemHost, SystemIptables, has_legacy_tables};
 use netfilter::nft::ruleset as nft;
 use proxier::ipvs::ObservedState;
-use proxier::model::{NamespacedName, ServicePortName};
 use proxier::nftables::{TABLE, is_kube_proxy};
-use proxier_inspect::rules::{Chain, Rule, Ruleset};
-use proxier_inspect::services::{
-    DISPATCH_CHAINS, DispatchRule, dispatch_within, node_port_ips, unused_chains_of_table,
-};
-use proxier_inspect::walk::{Node, OtherFlavour, Packet, RecentLists, Trace, UnfollowedRules, trace_and_supply};
 
 use super::flavours::{Flavours, LANDMARK, of_flavour, other};
-use super::report::Unread;
 use super::rule_source::RuleSource;
-use super::{Focus, NFTABLES, nftables, servers};
+use super::{Focus, Unread, nftables, servers};
+use crate::rules::{Chain, Rule, Ruleset};
+use crate::services::{DISPATCH_CHAINS, dispatch_within, node_port_ips, unused_chains_of_table};
+use crate::walk::{Node, OtherFlavour, Packet, RecentLists, Trace, UnfollowedRules, trace_and_supply};
 
 /// The chain that tells that one in IPVS mode was here, or is.
 const IPVS_LANDMARK: &str = "KUBE-IPVS-FILTER";
@@ -29,9 +25,6 @@ const DISPATCH: [&str; 2] = [LANDMARK, "KUBE-NODEPORTS"];
 
 /// The maps of nftables mode that dispatch to Service ports with endpoints.
 const SERVICE_MAPS: [&str; 2] = ["service-ips", "service-nodeports"];
-
-/// The number of attempts to read the rules of one moment.
-const TRIES: u32 = 3;
 
 /// Chains of the nat table that exist without a jump to them.
 const ALWAYS: [&str; 2] = ["KUBE-MARK-MASQ", "KUBE-PROXY-CANARY"];
@@ -63,95 +56,6 @@ pub struct FamilyRules {
     absent: BTreeSet<(String, String)>,
     /// What is wrong with chains that were read while packets were walked.
     problems: Vec<String>,
-}
-
-/// All rules.
-pub struct NodeRulesets {
-    /// How the flavour was chosen.
-    pub choice: FlavourChoice,
-    /// The flavour that was read.
-    pub flavour: Flavour,
-    /// The families that could be read.
-    pub families: Vec<FamilyRules>,
-    /// Families that have kube-proxy's rules in the flavour that is not in use.
-    pub in_other: Vec<IpFamily>,
-}
-
-impl NodeRulesets {
-    /// Reads them. `is_compared`: they are compared with objects.
-    pub fn read(focus: &Focus, is_compared: bool, unread: &mut Vec<Unread>) -> Self {
-        let mut found = Flavours::find();
-        unread.extend(found.choice.unread.iter().map(|why| Unread::new("which flavour of iptables rules are in", why)));
-        let mut families = Vec::new();
-        // A family that the kernel has not has no rules to be read.
-        for family in IpFamily::ALL.into_iter().filter(|family| family.available().is_ok()) {
-            let mut tries = if focus.is_everything() { 1 } else { TRIES };
-            let (read, notes) = loop {
-                tries -= 1;
-                let mut notes = Vec::new();
-                let read = FamilyRules::read(family, &mut found, (focus, is_compared), &mut notes);
-                match read.as_ref().ok().and_then(FamilyRules::unsteady) {
-                    Some(_) if tries > 0 => {}
-                    note => {
-                        notes.extend(note);
-                        break (read, notes);
-                    }
-                }
-            };
-            unread.extend(notes);
-            match read {
-                Ok(rules) => families.push(rules),
-                Err(why) => unread.push(Unread::new(&format!("rules of {family}"), why)),
-            }
-        }
-        let Flavours { choice, flavour, in_other, .. } = found;
-        Self { choice, flavour, families, in_other }
-    }
-
-    /// Those of a family.
-    #[must_use]
-    pub fn of(&self, family: IpFamily) -> Option<&FamilyRules> {
-        self.families.iter().find(|rules| rules.family == family)
-    }
-
-    /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
-    #[must_use]
-    pub fn mode(&self) -> Option<&'static str> {
-        match () {
-            () if self.families.iter().any(|rules| rules.held.is_some()) => Some("ipvs"),
-            () if self.any() => Some("iptables"),
-            () => self.families.iter().any(|rules| rules.proxy_table().is_some()).then_some(NFTABLES),
-        }
-    }
-
-    /// Whether the data of a Service depends on others. Only in iptables mode each Service has its own rules; in other
-    /// modes the first Service by name owns an address that several claim, and all claimants decide which flows to it are
-    /// stale.
-    #[must_use]
-    pub fn needs_others(&self, service: &NamespacedName) -> bool {
-        if self.mode().is_some_and(|mode| mode != "iptables") {
-            return true;
-        }
-        self.families.iter().any(|rules| {
-            let of_service = service.to_string();
-            let is_own = |name: Option<&ServicePortName>| name.is_some_and(|name| name.service == *service);
-            let is_likely = |rule: &Rule| rule.text.contains(&of_service);
-            let own = dispatch_within(&rules.ruleset, &is_likely, &|name, _| is_own(name));
-            let claimed: BTreeSet<_> = own.iter().filter_map(DispatchRule::destination).collect();
-            let may_claim = |rule: &Rule| {
-                rule.leading_destination().is_none_or(|ip| claimed.iter().any(|(claimed, ..)| *claimed == ip))
-            };
-            let others = dispatch_within(&rules.ruleset, &may_claim, &|name, _| !is_own(name));
-            let of_services = others.iter().filter(|entry| entry.name().is_some() || entry.leads_to().is_some());
-            of_services.filter_map(DispatchRule::destination).any(|to| claimed.contains(&to))
-        })
-    }
-
-    /// Whether there is a kube-proxy's rule at all.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        self.families.iter().any(|rules| rules.ruleset.chain("nat", LANDMARK).is_some())
-    }
 }
 
 fn proxy_table(tables: &nft::Ruleset) -> Option<&nft::Table> {
@@ -202,7 +106,7 @@ impl FamilyRules {
     }
 
     /// Reads all rules, or those of one Service.
-    fn read(
+    pub(super) fn read(
         family: IpFamily,
         found: &mut Flavours,
         (focus, is_compared): (&Focus, bool),

@@ -8,7 +8,7 @@ use netfilter::IpFamily;
 use netfilter::kernel::{DeviceName, IpSets, IpvsTable, Links, SystemIpSets, SystemIpvs, SystemLinks};
 use proxier::ipvs::{Expected, ObservedState};
 
-use super::report::Unread;
+use super::Unread;
 
 /// It is there in each network namespace once IPVS is loaded.
 const LOADED: &str = "/proc/thread-self/net/ip_vs";
