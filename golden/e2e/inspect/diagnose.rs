@@ -75,10 +75,14 @@ fn causes_in_the_service_are_named() {
 
 #[test]
 fn a_foreign_rule_that_diverts_a_services_packets_is_named() {
-    for node in of_each_mode(LOCAL) {
+    // Beside a table of nftables mode, with the same hook and priority, the order of registration decides, which NAT chains
+    // do not tell.
+    let certain = ["diverted-by-others"].as_slice();
+    let doubted = ["diverted-by-others?", "not-understood?"].as_slice();
+    for (node, expected) in of_each_mode(LOCAL).into_iter().zip([certain, doubted, doubted]) {
         node.iptables("-t nat -I PREROUTING -p tcp --dport 30081 -j DNAT --to-destination 172.17.0.2:80");
-        assert_eq!(causes(&node, "192.168.50.2:30081/tcp --from outside"), ["diverted-by-others"]);
-        let said = node.run("diagnose 192.168.50.2:30081/tcp --from outside");
+        assert_eq!(causes(&node, "192.168.50.2:30081/tcp --from outside"), expected);
+        let said = node.run("diagnose 192.168.50.2:30081/tcp --from outside -o wide");
         let said = String::from_utf8_lossy(&said.stdout).replace("\n  ", " ");
         assert!(said.contains("172.17.0.2:80, which is no endpoint") && said.contains("--dport 30081"), "{said}");
     }
