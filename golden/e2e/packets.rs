@@ -18,6 +18,7 @@ mod metrics;
 mod node_port;
 mod policy;
 mod protocols;
+mod refused;
 mod repair;
 mod restart;
 mod table;
@@ -95,6 +96,7 @@ in_both_flavours! {
     restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
+    refused: iptables_rules_count_refused_packets;
     top: top_shows_the_connections_that_were_made, top_fails_with_a_status_that_tells_why;
     broken: rejected_rules_are_left_out;
     hashing: iptables_mode_says_that_it_does_not_hash;
@@ -130,6 +132,7 @@ in_nftables_mode! {
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for,
         metrics_are_switched_on_and_off_unnoticed;
+    refused: elements_count_refused_packets;
     top: top_shows_the_connections_that_service_metrics_count, top_says_that_endpoints_are_not_counted,
         top_says_what_to_set_where_nothing_counts;
     broken: invalid_object_does_not_affect_other_services, refused_objects_are_named_and_left_out;
@@ -152,6 +155,7 @@ in_ipvs_mode! {
     changes: readiness_moves_traffic;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         nothing_is_counted_or_shown_unless_asked_for;
+    refused: sets_count_refused_packets;
     top: top_shows_the_connections_that_were_made;
     ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
         connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,

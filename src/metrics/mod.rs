@@ -31,7 +31,7 @@ use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
 pub use self::outages::ReadOutages;
 pub use self::packets::ReadCounters;
 use self::rules::RuleMetrics;
-pub use self::services::{FamilyTraffic, PortTraffic, ReadTraffic};
+pub use self::services::{FamilyTraffic, PortTraffic, ReadTraffic, RefusedTraffic};
 use self::slis::SliMetrics;
 
 /// All metrics of the process.

@@ -1,4 +1,5 @@
-//! Metrics of the connections of Service ports and endpoints, with `--service-metrics`. kube-proxy has none.
+//! Metrics of connections to Service ports and endpoints and of refused packets, with `--service-metrics`. kube-proxy has
+//! none.
 //!
 //! No label has a name that Prometheus' discovery in Kubernetes attaches to targets (`namespace`, `service`, `endpoint`):
 //! it would rename ours.
@@ -11,6 +12,7 @@ use prometheus::Result;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use proxier::model::ServicePortName;
+use proxier::traffic::{RefusalReason, RefusedBy};
 
 use super::make::family;
 
@@ -24,8 +26,14 @@ const PACKETS: (&str, &str) =
     ("kubeproxy_service_packets_total", "[ALPHA] Packets of connections to a Service port, from clients (in) and back");
 const BYTES: (&str, &str) =
     ("kubeproxy_service_bytes_total", "[ALPHA] Bytes of connections to a Service port, from clients (in) and back");
-const OMITTED: (&str, &str) =
-    ("kubeproxy_service_metrics_omitted", "[ALPHA] Service ports and endpoints left out because of the limit");
+const REFUSED: (&str, &str) = (
+    "kubeproxy_service_refused_packets_total",
+    "[ALPHA] Packets to a Service port that rules rejected or dropped, by reason",
+);
+const OMITTED: (&str, &str) = (
+    "kubeproxy_service_metrics_omitted",
+    "[ALPHA] Service ports, endpoints and refusals left out because of the limit",
+);
 const FAILURES: (&str, &str) = (
     "kubeproxy_service_metrics_read_failures_total",
     "[ALPHA] Failed reads of the kernel's counters; the last values are shown",
@@ -40,6 +48,10 @@ const LAST_READ: (&str, &str) = (
 pub struct FamilyTraffic {
     /// The Service ports, by name.
     pub ports: Vec<PortTraffic>,
+    /// Refused packets, in order.
+    pub refused: Vec<RefusedTraffic>,
+    /// Values of refused packets left out because of the limit.
+    pub omitted_refusals: usize,
     /// Service ports left out because of the limit.
     pub omitted_ports: usize,
     /// Endpoints left out because of the limit.
@@ -63,7 +75,18 @@ pub struct PortTraffic {
     pub endpoints: Vec<(SocketAddr, Statistics)>,
 }
 
-/// Reads the connections of all families; it must return in time for a scrape.
+/// The packets that were refused to a Service port, or to a Service at a port that it does not have, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedTraffic {
+    /// What they were sent to.
+    pub by: RefusedBy,
+    /// Why they were refused.
+    pub reason: RefusalReason,
+    /// Every packet, also one that a client sends again.
+    pub packets: u64,
+}
+
+/// Reads the counts of all families; it must return in time for a scrape.
 pub type ReadTraffic = Box<dyn Fn() -> Vec<(IpFamily, FamilyTraffic)> + Send + Sync>;
 
 /// Collects the connections at each scrape.
@@ -108,7 +131,7 @@ impl Collector for TrafficCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let [mut ports, mut endpoints, mut packets, mut bytes] = [(); 4].map(|()| Values::default());
-        let [mut omitted, mut failures, mut read_at] = [(); 3].map(|()| Values::default());
+        let [mut refused, mut omitted, mut failures, mut read_at] = [(); 4].map(|()| Values::default());
         for (family, traffic) in (self.read)() {
             let of_family = || vec![("ip_family", family.name().to_owned())];
             for PortTraffic { port, counts, endpoints: of_port } in traffic.ports {
@@ -125,7 +148,15 @@ impl Collector for TrafficCollector {
                 }
                 ports.add(labels, counts.connections);
             }
-            for (kind, count) in [("service_port", traffic.omitted_ports), ("endpoint", traffic.omitted_endpoints)] {
+            for RefusedTraffic { by, reason, packets } in &traffic.refused {
+                refused.add([of_family(), refusal_labels(by, *reason)].concat(), *packets);
+            }
+            let kinds = [
+                ("service_port", traffic.omitted_ports),
+                ("endpoint", traffic.omitted_endpoints),
+                ("refusal", traffic.omitted_refusals),
+            ];
+            for (kind, count) in kinds {
                 let count = u64::try_from(count).unwrap_or(u64::MAX);
                 omitted.add([of_family(), vec![("kind", kind.to_owned())]].concat(), count);
             }
@@ -138,6 +169,7 @@ impl Collector for TrafficCollector {
             endpoints.family(ENDPOINTS, counter),
             packets.family(PACKETS, counter),
             bytes.family(BYTES, counter),
+            refused.family(REFUSED, counter),
             omitted.family(OMITTED, gauge),
             failures.family(FAILURES, counter),
             read_at.family(LAST_READ, gauge),
@@ -157,5 +189,21 @@ fn port_labels(port: &ServicePortName) -> Vec<(&'static str, String)> {
         ("service_name", port.service.name.to_string()),
         ("service_namespace", port.service.namespace.to_string()),
         ("service_port", port.port.to_string()),
+    ]
+}
+
+/// The labels of refused packets. Of a port that the Service does not have, only the Service is known.
+fn refusal_labels(by: &RefusedBy, reason: RefusalReason) -> Vec<(&'static str, String)> {
+    let (protocol, port) = match by {
+        RefusedBy::Port(port) => (port.protocol.name(), &*port.port),
+        RefusedBy::Service(_) => ("", ""),
+    };
+    let service = by.service();
+    vec![
+        ("protocol", protocol.to_owned()),
+        ("reason", reason.name().to_owned()),
+        ("service_name", service.name.to_string()),
+        ("service_namespace", service.namespace.to_string()),
+        ("service_port", port.to_owned()),
     ]
 }

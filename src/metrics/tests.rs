@@ -6,6 +6,7 @@ use std::time::Duration;
 use netfilter::ipvs::Statistics;
 use proxier::backend::{SyncError, SyncStats, TableRules};
 use proxier::model::{Protocol, ServicePortName};
+use proxier::traffic::{RefusalReason, RefusedBy};
 use serde::Deserialize;
 
 use super::*;
@@ -113,8 +114,10 @@ fn traffic(metrics: &Metrics, has_volume: bool) {
     let port = ServicePortName::parse("ns/web:http", Protocol::Tcp).expect("a name");
     let counts = Statistics { connections: 7, packets: 70, ..Statistics::default() };
     let endpoints = vec![("10.244.1.5:8080".parse().expect("an address"), counts)];
-    let ports = vec![PortTraffic { port, counts, endpoints }];
-    let traffic = FamilyTraffic { ports, omitted_ports: 2, read_at: Some(1.0), has_volume, ..FamilyTraffic::default() };
+    let refused = RefusedTraffic { by: RefusedBy::Port(port.clone()), reason: RefusalReason::NoEndpoints, packets: 3 };
+    let (ports, refused) = (vec![PortTraffic { port, counts, endpoints }], vec![refused]);
+    let traffic =
+        FamilyTraffic { ports, refused, omitted_ports: 2, read_at: Some(1.0), has_volume, ..FamilyTraffic::default() };
     metrics.service_traffic(Box::new(move || vec![(IpFamily::V4, traffic.clone())])).expect("counters");
 }
 

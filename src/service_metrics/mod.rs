@@ -1,9 +1,10 @@
-//! `--service-metrics`: the connections of Service ports and endpoints, from the kernel's own counters.
+//! `--service-metrics`: connections of Service ports and endpoints, and refused packets, from the kernel's own counters.
 //!
 //! A thread of its own reads the kernel when a scrape wants it, because a read may take long or hang; the scrape waits
 //! for it with a deadline and else shows the values of the read before. Syncs are not involved: the reader knows the
 //! kernel only, and names are in it.
 
+mod refusals;
 mod start;
 mod totals;
 
@@ -12,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use netfilter::IpFamily;
-use proxier::traffic::TrafficSample;
+use proxier::traffic::CountedTraffic;
 use tracing::warn;
 
+use self::refusals::RefusalTotals;
 pub use self::start::start;
 use self::totals::FamilyTotals;
 pub use self::totals::TrafficSelection;
@@ -24,7 +26,7 @@ use crate::metrics::FamilyTraffic;
 const SCRAPE_DEADLINE: Duration = Duration::from_millis(250);
 
 /// Reads what the kernel has counted for a family: all of it, or an error.
-pub type ReadCounts = Box<dyn FnMut(IpFamily) -> io::Result<Vec<TrafficSample>> + Send>;
+pub type ReadCounts = Box<dyn FnMut(IpFamily) -> io::Result<CountedTraffic> + Send>;
 
 /// The totals, and the thread that reads for them.
 #[derive(Clone)]
@@ -47,6 +49,7 @@ struct TrafficState {
 #[derive(Default)]
 struct FamilyState {
     totals: FamilyTotals,
+    refusals: RefusalTotals,
     failures: u64,
     /// The failure that is logged already.
     failure: String,
@@ -96,7 +99,7 @@ impl Shared {
             let (scrape, families) = (state.scrapes, state.families.iter().map(|(family, _)| *family));
             let families: Vec<IpFamily> = families.collect();
             drop(state);
-            let reads: Vec<io::Result<Vec<TrafficSample>>> = families.into_iter().map(&mut read).collect();
+            let reads: Vec<io::Result<CountedTraffic>> = families.into_iter().map(&mut read).collect();
             let mut state = self.lock();
             for ((family, of_family), read) in state.families.iter_mut().zip(reads) {
                 of_family.finish(*family, selection, read);
@@ -111,10 +114,12 @@ impl Shared {
 
 impl FamilyState {
     /// Adds a read, or counts its failure.
-    fn finish(&mut self, family: IpFamily, selection: &TrafficSelection, read: io::Result<Vec<TrafficSample>>) {
+    fn finish(&mut self, family: IpFamily, selection: &TrafficSelection, read: io::Result<CountedTraffic>) {
         match read {
-            Ok(samples) => {
-                self.totals.add(selection, samples, Instant::now());
+            Ok(counted) => {
+                let now = Instant::now();
+                self.totals.add(selection, counted.connections, now);
+                self.refusals.add(selection, counted.refused, now);
                 self.failure.clear();
                 self.read_at = Some(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
             }
@@ -130,7 +135,10 @@ impl FamilyState {
     }
 
     fn shown(&self, has_volume: bool) -> FamilyTraffic {
-        FamilyTraffic { has_volume, failures: self.failures, read_at: self.read_at, ..self.totals.shown() }
+        let mut traffic =
+            FamilyTraffic { has_volume, failures: self.failures, read_at: self.read_at, ..self.totals.shown() };
+        self.refusals.show(&mut traffic);
+        traffic
     }
 }
 

@@ -4,24 +4,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use proxier::model::{Protocol, ServicePortName};
-use proxier::traffic;
+use proxier::traffic::{self, TrafficSample};
 
 use super::*;
 
 fn selection() -> TrafficSelection {
-    TrafficSelection { namespaces: Default::default(), limit: 10, endpoints: false, ipvs: false }
+    TrafficSelection { limit: 10, ..TrafficSelection::default() }
 }
 
-fn sample(connections: u64) -> TrafficSample {
+fn counted(connections: u64) -> CountedTraffic {
     let port = ServicePortName::parse("ns/web:http", Protocol::Tcp).expect("a name");
-    TrafficSample {
+    let sample = TrafficSample {
         source: Box::new([1]),
         port,
         endpoint: None,
         adds_to_port: true,
         is_draining: false,
         counts: traffic::connections(connections),
-    }
+    };
+    CountedTraffic { connections: vec![sample], refused: Vec::new() }
 }
 
 /// Connections and failures of the only family.
@@ -33,12 +34,12 @@ fn shown(traffic: &ServiceTraffic) -> (Option<u64>, u64) {
 
 #[test]
 fn each_scrape_shows_a_read_that_began_after_it() {
-    let counted = Arc::new(AtomicU64::new(0));
-    let kernel = counted.clone();
-    let read: ReadCounts = Box::new(move |_| Ok(vec![sample(kernel.load(Ordering::SeqCst))]));
+    let kernel = Arc::new(AtomicU64::new(0));
+    let read_kernel = kernel.clone();
+    let read: ReadCounts = Box::new(move |_| Ok(counted(read_kernel.load(Ordering::SeqCst))));
     let traffic = ServiceTraffic::start(&[IpFamily::V4], selection(), read).expect("a thread");
     for count in [0, 1, 5, 1000] {
-        counted.store(count, Ordering::SeqCst);
+        kernel.store(count, Ordering::SeqCst);
         assert_eq!(shown(&traffic), (Some(count), 0));
     }
 }
@@ -48,7 +49,7 @@ fn failed_read_leaves_the_last_values_and_is_counted() {
     let results = [Ok(3), Err("EIO"), Err("EIO"), Ok(4)];
     let mut results = results.into_iter();
     let read: ReadCounts = Box::new(move |_| match results.next().expect("four scrapes") {
-        Ok(count) => Ok(vec![sample(count)]),
+        Ok(count) => Ok(counted(count)),
         Err(error) => Err(io::Error::other(error)),
     });
     let traffic = ServiceTraffic::start(&[IpFamily::V4], selection(), read).expect("a thread");
@@ -59,7 +60,7 @@ fn failed_read_leaves_the_last_values_and_is_counted() {
 #[test]
 fn scrape_does_not_wait_for_a_kernel_that_hangs() {
     let (answer, answers) = mpsc::channel::<u64>();
-    let read: ReadCounts = Box::new(move |_| Ok(vec![sample(answers.recv().map_err(io::Error::other)?)]));
+    let read: ReadCounts = Box::new(move |_| Ok(counted(answers.recv().map_err(io::Error::other)?)));
     let traffic = ServiceTraffic::start(&[IpFamily::V4], selection(), read).expect("a thread");
     answer.send(7).expect("a reader");
     assert_eq!(shown(&traffic), (Some(7), 0));

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use netfilter::IpFamily;
 use netfilter::ipvs::ServerKey;
-use netfilter::kernel::{Flavour, SystemIpvs};
+use netfilter::kernel::{Flavour, SystemIpSets, SystemIpvs};
 use proxier::leftovers::ActiveMode;
 use proxier::model::config::ServiceMetrics;
-use proxier::traffic::{DestinationNames, TrafficSample, name_at};
+use proxier::traffic::{CountedTraffic, DestinationNames, name_at};
 use proxier::{iptables, ipvs, nftables};
 
 use super::{ReadCounts, ServiceTraffic, TrafficSelection};
@@ -36,10 +36,13 @@ pub fn start(
         return Ok(None);
     }
     let read: ReadCounts = match running {
-        ActiveMode::Nftables => Box::new(move |family| nftables::read_connections(family, level)),
+        ActiveMode::Nftables => Box::new(move |family| nftables::read_traffic(family, level)),
         ActiveMode::Iptables(flavour) => {
             let flavour: Flavour = flavour.ok_or("service metrics need the flavour of iptables, which is unknown")?;
-            Box::new(move |family| iptables::read_connections(family, flavour))
+            Box::new(move |family| {
+                let connections = iptables::read_connections(family, flavour)?;
+                Ok(CountedTraffic { connections, refused: iptables::read_refusals(family, flavour)? })
+            })
         }
         ActiveMode::Ipvs(_) => {
             let mut reader = IpvsReader { level, model, names: [IpFamily::V4, IpFamily::V6].map(|of| (of, None)) };
@@ -66,8 +69,10 @@ struct IpvsReader {
 }
 
 impl IpvsReader {
-    fn read(&mut self, family: IpFamily) -> io::Result<Vec<TrafficSample>> {
-        let Some((_, names)) = self.names.iter_mut().find(|(of, _)| *of == family) else { return Ok(Vec::new()) };
+    fn read(&mut self, family: IpFamily) -> io::Result<CountedTraffic> {
+        let Some((_, names)) = self.names.iter_mut().find(|(of, _)| *of == family) else {
+            return Ok(CountedTraffic::default());
+        };
         let (answer, answers) = channel();
         self.model.request_names(family, answer);
         match answers.recv_timeout(NAMES_TIMEOUT) {
@@ -81,6 +86,8 @@ impl IpvsReader {
         let names = names.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let mut table = SystemIpvs::open().map_err(io::Error::other)?;
         let name = |key: ServerKey| name_at(names, key.address, key.protocol);
-        ipvs::read_traffic(&mut table, family, self.level, &name).map_err(io::Error::other)
+        let connections = ipvs::read_traffic(&mut table, family, self.level, &name).map_err(io::Error::other)?;
+        let refused = ipvs::read_refusals(&mut SystemIpSets::open().map_err(io::Error::other)?, family, names);
+        Ok(CountedTraffic { connections, refused: refused.map_err(io::Error::other)? })
     }
 }

@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netfilter::ipvs::Statistics;
-use proxier::model::ServicePortName;
+use proxier::model::{NamespacedName, ServicePortName};
 use proxier::traffic::TrafficSample;
 
 use crate::metrics::{FamilyTraffic, PortTraffic};
 
 /// How long totals are kept and shown after the kernel's last count: endpoints that come back go on where they were.
-const KEPT: Duration = Duration::from_hours(1);
+pub(super) const KEPT: Duration = Duration::from_hours(1);
 /// The limit of endpoints, as a multiple of that of Service ports.
 const ENDPOINTS_PER_PORT: usize = 10;
 
 /// What is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrafficSelection {
     /// The namespaces of Services; empty: all.
     pub namespaces: BTreeSet<Arc<str>>,
@@ -31,6 +31,14 @@ pub struct TrafficSelection {
     pub endpoints: bool,
     /// Whether the kernel counts packets and bytes, too, and a read may miss objects: in IPVS mode.
     pub ipvs: bool,
+}
+
+impl TrafficSelection {
+    /// Whether a Service is shown.
+    #[must_use]
+    pub fn is_selected(&self, service: &NamespacedName) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&service.namespace)
+    }
 }
 
 /// The totals of one family.
@@ -66,10 +74,7 @@ struct EndpointTotal {
 impl FamilyTotals {
     /// Adds a complete read of the kernel at `now`.
     pub fn add(&mut self, selection: &TrafficSelection, mut samples: Vec<TrafficSample>, now: Instant) {
-        let is_selected = |port: &ServicePortName| {
-            selection.namespaces.is_empty() || selection.namespaces.contains(&port.service.namespace)
-        };
-        samples.retain(|sample| is_selected(&sample.port));
+        samples.retain(|sample| selection.is_selected(&sample.port.service));
         self.admit(selection, &samples, now);
         let mut last = HashMap::with_capacity(samples.len());
         let mut omitted_endpoints = BTreeSet::new();

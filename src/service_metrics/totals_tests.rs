@@ -22,7 +22,7 @@ fn sample(port: &str, endpoint: u8, connections: u64) -> TrafficSample {
 }
 
 fn selection(limit: usize) -> TrafficSelection {
-    TrafficSelection { namespaces: BTreeSet::new(), limit, endpoints: true, ipvs: false }
+    TrafficSelection { limit, endpoints: true, ..TrafficSelection::default() }
 }
 
 fn connections(totals: &FamilyTotals, port: &str) -> Option<u64> {

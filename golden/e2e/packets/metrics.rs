@@ -26,27 +26,27 @@ fn kept() -> Service {
     Service::new("kept", 71).endpoints([ready(POD_5), ready(FAR_5)])
 }
 
-fn counting(cluster: Cluster, level: &str) -> Cluster {
+pub(super) fn counting(cluster: Cluster, level: &str) -> Cluster {
     cluster.configured("serviceMetrics", json!({ "level": level }))
 }
 
 /// A scrape.
-struct Scrape(String);
+pub(super) struct Scrape(pub(super) String);
 
 impl Scrape {
     #[track_caller]
-    fn of(cluster: &Cluster) -> Self {
+    pub(super) fn of(cluster: &Cluster) -> Self {
         Self::attempt(cluster).expect("/metrics answers")
     }
 
     /// `None` if the server does not answer, as right after a start.
-    fn attempt(cluster: &Cluster) -> Option<Self> {
+    pub(super) fn attempt(cluster: &Cluster) -> Option<Self> {
         let (_, text) = cluster.node().enter(|| golden::node::get(METRICS, "/metrics")).ok()?;
         Some(Self(text))
     }
 
     /// The values of a metric with these labels, by all of its labels.
-    fn values(&self, name: &str, labels: &[String]) -> BTreeMap<&str, u64> {
+    pub(super) fn values(&self, name: &str, labels: &[String]) -> BTreeMap<&str, u64> {
         let of_metric = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'));
         let lines = self.0.lines().filter(of_metric);
         let lines = lines.filter(|line| labels.iter().all(|label| line.contains(&**label)));
@@ -84,7 +84,7 @@ fn settled(cluster: &Cluster, totals: &[(&str, &'static str, u64)]) -> Scrape {
     scrape
 }
 
-fn of_family(family: Family) -> String {
+pub(super) fn of_family(family: Family) -> String {
     format!("ip_family=\"{}\"", if family == Family::V4 { "IPv4" } else { "IPv6" })
 }
 
@@ -145,7 +145,7 @@ fn syncs(cluster: &Cluster) -> [u64; 2] {
 }
 
 /// Writes other Services and waits until both families have synced.
-fn change(cluster: &Cluster, services: &[Service]) {
+pub(super) fn change(cluster: &Cluster, services: &[Service]) {
     let before = syncs(cluster);
     cluster.write(services);
     eventually("both families have synced", SOON, || {

@@ -125,6 +125,18 @@ impl Client<'_> {
         (0..times).map(|_| self.reach(protocol, to)).collect()
     }
 
+    /// Sends datagrams of one flow, whatever becomes of them.
+    ///
+    /// # Panics
+    /// If there is no socket.
+    pub fn send(&self, to: SocketAddr, times: u64) {
+        self.netns.enter(|| {
+            let socket = self.socket(to, Type::DGRAM, CONNECT_TIMEOUT).expect("a UDP socket");
+            // Where the node itself drops them, the kernel tells the sender.
+            (0..times).for_each(|_| _ = socket.send_to(b"?", &to.into()));
+        });
+    }
+
     /// Asserts that the attempt is refused at once.
     ///
     /// # Panics

@@ -66,6 +66,8 @@ pub struct Set {
     pub family: Option<IpFamily>,
     /// The maximum number of entries (`maxelem`).
     pub max_entries: u32,
+    /// Whether each entry counts the packets that rules matched by it (`counters`).
+    pub counters: bool,
 }
 
 impl Set {
@@ -73,19 +75,32 @@ impl Set {
     #[must_use]
     pub fn new(name: SetName, set_type: SetType, family: IpFamily) -> Self {
         let family = (set_type != SetType::BitmapPort).then_some(family);
-        Self { name, set_type, family, max_entries: MAX_ENTRIES }
+        Self { name, set_type, family, max_entries: MAX_ENTRIES, counters: false }
+    }
+
+    /// The same set, whose entries count packets.
+    #[must_use]
+    pub fn counting(self) -> Self {
+        Self { counters: true, ..self }
+    }
+
+    /// Whether a set in the kernel can be used as this one, which it can if it counts although it need not.
+    #[must_use]
+    pub fn is_satisfied_by(&self, found: &Self) -> bool {
+        found == self || found == &self.counting()
     }
 }
 
 /// The `create` line, without the parameters that the kernel chooses.
 impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, set_type, family, max_entries } = self;
+        let Self { name, set_type, family, max_entries, counters } = self;
         write!(f, "create {name} {}", set_type.name())?;
         match family {
             Some(family) => write!(f, " family {} hashsize 1024 maxelem {max_entries}", family.ipset()),
             None => f.write_str(" range 0-65535"),
-        }
+        }?;
+        if *counters { f.write_str(" counters") } else { Ok(()) }
     }
 }
 
@@ -213,6 +228,10 @@ mod tests {
             "create KUBE-X hash:ip,port family inet6 hashsize 1024 maxelem 65536"
         );
         assert_eq!(set(SetType::BitmapPort, IpFamily::V4), "create KUBE-X bitmap:port range 0-65535");
+        assert_eq!(
+            Set::new(SetName::new("KUBE-X"), SetType::HashIp, IpFamily::V4).counting().to_string(),
+            "create KUBE-X hash:ip family inet hashsize 1024 maxelem 65536 counters"
+        );
         let net = |text: &str| text.parse::<IpNet>().expect("a network");
         for (entry, text) in [
             (Entry::IpPort(place("10.0.0.1", 6)), "10.0.0.1,tcp:80"),

@@ -9,7 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{CountedRule, Flavour, counted_nat_rules};
+use netfilter::iptables::Table;
+use netfilter::kernel::{CountedRule, Flavour, counted_rules};
 
 use super::names::HASH_LEN;
 use crate::model::{Protocol, ServicePortName};
@@ -36,7 +37,7 @@ struct NatRules {
 /// # Errors
 /// If the rules cannot be read.
 pub fn read_connections(family: IpFamily, flavour: Flavour) -> io::Result<Vec<TrafficSample>> {
-    let rules: NatRules = counted_nat_rules(family, flavour, NatRules::add)?;
+    let rules: NatRules = counted_rules(family, flavour, Table::Nat, NatRules::add)?;
     Ok(rules.samples())
 }
 

@@ -72,7 +72,7 @@ impl Ipvs {
     /// Reads the whole kernel state.
     pub(super) fn observe(&mut self) -> Result<ObservedKernel, SyncError> {
         let tables = self.read_tables()?;
-        for id in SetId::ALL {
+        for id in SetId::existing(self.config.service_metrics) {
             let mut entries = Vec::new();
             if !self.state.is_usable(id) {
                 self.state.entries[id as usize].observe(entries);

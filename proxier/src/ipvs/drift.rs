@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use netfilter::ipset::SetName;
+use netfilter::ipset::{Set, SetName};
 use netfilter::iptables::Table;
 use netfilter::ipvs::RealServer;
 use netfilter::kernel::IpSetError;
@@ -64,11 +64,12 @@ impl Ipvs {
     }
 
     fn compare_sets(&mut self, notes: &mut Notes) -> Result<(), SyncError> {
-        for id in SetId::ALL {
+        for id in SetId::existing(self.config.service_metrics) {
             let name = SetName::new(id.name(self.family));
             if !self.state.is_usable(id) {
                 let found = self.kernel.sets.set(name)?;
-                if found.is_none_or(|found| found.set == Some(id.set(self.family))) {
+                let usable = |set: Set| id.set(self.family).is_satisfied_by(&set);
+                if found.is_none_or(|found| found.set.is_some_and(usable)) {
                     notes.add(|| format!("ipset {name} became usable"));
                 }
                 continue;

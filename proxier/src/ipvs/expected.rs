@@ -104,7 +104,7 @@ pub fn expected(
             servers.insert(key, server);
         }
     }
-    let sets = SetId::ALL.map(|id| {
+    let sets = SetId::existing(config.service_metrics).map(|id| {
         let desired: BTreeSet<Entry> = state.entries[id as usize].referenced();
         let owner = |entry: &Entry| match entry {
             Entry::Ip(ip) => addresses.get(ip).cloned(),
@@ -112,8 +112,9 @@ pub fn expected(
         };
         (id.name(family), desired.into_iter().map(|entry| (entry, owner(&entry))).collect())
     });
+    let sets = sets.collect();
     let rules = text(&settings, &state);
-    Ok(Expected { servers, sets: sets.into_iter().collect(), addresses, rules })
+    Ok(Expected { servers, sets, addresses, rules })
 }
 
 fn text(settings: &IpvsSettings, state: &IpvsState) -> String {

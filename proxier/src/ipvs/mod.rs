@@ -13,6 +13,7 @@ mod observed;
 mod plan;
 mod prepare;
 mod ref_counts;
+mod refusals;
 mod render;
 mod rules;
 mod settings;
@@ -29,6 +30,7 @@ pub use self::kernel::Kernel;
 pub use self::names::DEVICE;
 pub use self::observed::{ObservedRealServer, ObservedServer, ObservedSet, ObservedSets, ObservedState};
 pub use self::prepare::check;
+pub use self::refusals::read_refusals;
 pub use self::traffic::read_traffic;
 use netfilter::IpFamily;
 use netfilter::iptables::Table;
@@ -41,6 +43,7 @@ use self::state::IpvsState;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected};
 use crate::hash_support::HashSupport;
+use crate::model::config::ServiceMetrics;
 use crate::model::{Config, IpvsConfig, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck, TableCheck};
 
@@ -64,6 +67,8 @@ pub struct Ipvs {
     /// Sysctls and timeouts that could not be set, as logged.
     problem: Option<String>,
     hash_support: HashSupport,
+    /// Whether sets that count, of an earlier process with service metrics, may be left.
+    has_counting_sets: bool,
     /// When the next checks of the rules and of all other state may run.
     next_checks: [Option<Instant>; 2],
 }
@@ -77,7 +82,6 @@ impl Ipvs {
         Ok(Self {
             scheduler: prepare::scheduler(&ipvs)?,
             family,
-            config,
             ipvs,
             kernel,
             addresses: NodeAddresses::new(family),
@@ -89,6 +93,8 @@ impl Ipvs {
             reading: Duration::ZERO,
             problem: None,
             hash_support: HashSupport::default(),
+            has_counting_sets: config.service_metrics == ServiceMetrics::Off,
+            config,
             next_checks: [None; 2],
         })
     }
@@ -136,7 +142,7 @@ impl Ipvs {
     /// Full sync: compares everything with the kernel.
     fn full(&mut self, snapshot: &Snapshot<'_>, now: Instant) -> Result<(), SyncError> {
         self.ensure_host_state();
-        let unusable = prepare::objects(&mut self.kernel, self.family)?;
+        let unusable = prepare::objects(&mut self.kernel, self.family, self.config.service_metrics)?;
         for (id, reason) in unusable.iter().filter(|(id, reason)| self.state.unusable.get(id) != Some(reason)) {
             let name = id.name(self.family);
             warn!("{}: cannot use ipset {name}, leaving out Service ports that need it: {reason}", self.family);
@@ -154,6 +160,9 @@ impl Ipvs {
         let observed = self.observe()?;
         self.rejected.clear();
         self.apply(&settings, Some(&observed), now)?;
+        if self.has_counting_sets {
+            self.has_counting_sets = !prepare::destroy_counting_sets(&mut self.kernel, self.family)?;
+        }
         self.state.settings = Some(settings);
         self.learn_formatting()
     }

@@ -4,6 +4,8 @@ use netfilter::IpFamily;
 use netfilter::ipset::{Set, SetName, SetType};
 use netfilter::iptables::Chain;
 
+use crate::model::config::ServiceMetrics;
+
 pub use crate::addresses::VIRTUAL_IP_DEVICE as DEVICE;
 
 /// Decides on masquerading of node port traffic; in filter, accepts health checks.
@@ -54,11 +56,19 @@ pub enum SetId {
     HealthCheckNodePort,
     /// All addresses that are bound to the device.
     BoundIps,
+    /// With service metrics: destinations without any endpoint, which count packets.
+    RefusedNoEndpoints,
+    /// With service metrics: destinations without endpoints on this node, where only those count.
+    RefusedNoLocalEndpoints,
+    /// With service metrics: load balancer addresses, which count packets from sources outside their ranges.
+    RefusedSources,
+    /// With service metrics: cluster IPs, which count packets to ports that no Service port has.
+    RefusedPorts,
 }
 
 impl SetId {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::LoopBack,
         Self::ClusterIp,
         Self::ExternalIp,
@@ -76,9 +86,27 @@ impl SetId {
         Self::NodePortLocalSctp,
         Self::HealthCheckNodePort,
         Self::BoundIps,
+        Self::RefusedNoEndpoints,
+        Self::RefusedNoLocalEndpoints,
+        Self::RefusedSources,
+        Self::RefusedPorts,
     ];
 
-    /// The name. kube-proxy cuts IPv6 names at 31 bytes, the kernel's limit.
+    /// Whether the set counts refused packets and exists with service metrics only.
+    #[must_use]
+    pub fn only_counts(self) -> bool {
+        matches!(
+            self,
+            Self::RefusedNoEndpoints | Self::RefusedNoLocalEndpoints | Self::RefusedSources | Self::RefusedPorts
+        )
+    }
+
+    /// The sets that exist with these metrics.
+    pub fn existing(metrics: ServiceMetrics) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |id| metrics != ServiceMetrics::Off || !id.only_counts())
+    }
+
+    /// The name. Those that only count are not kube-proxy's. kube-proxy cuts IPv6 names at 31 bytes, the kernel's limit.
     #[must_use]
     pub fn name(self, family: IpFamily) -> &'static str {
         let [v4, v6] = match self {
@@ -99,6 +127,10 @@ impl SetId {
             Self::NodePortLocalSctp => ["KUBE-NODE-PORT-LOCAL-SCTP-HASH", "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS"],
             Self::HealthCheckNodePort => ["KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT"],
             Self::BoundIps => ["KUBE-IPVS-IPS", "KUBE-6-IPVS-IPS"],
+            Self::RefusedNoEndpoints => ["KUBE-REFUSED-NO-ENDPOINTS", "KUBE-6-REFUSED-NO-ENDPOINTS"],
+            Self::RefusedNoLocalEndpoints => ["KUBE-REFUSED-NO-LOCAL-ENDPOINTS", "KUBE-6-REFUSED-NO-LOCAL-ENDPOIN"],
+            Self::RefusedSources => ["KUBE-REFUSED-SOURCES", "KUBE-6-REFUSED-SOURCES"],
+            Self::RefusedPorts => ["KUBE-REFUSED-PORTS", "KUBE-6-REFUSED-PORTS"],
         };
         if family == IpFamily::V4 { v4 } else { v6 }
     }
@@ -114,7 +146,7 @@ impl SetId {
             | Self::NodePortUdp
             | Self::NodePortLocalUdp
             | Self::HealthCheckNodePort => SetType::BitmapPort,
-            Self::BoundIps => SetType::HashIp,
+            Self::BoundIps | Self::RefusedPorts => SetType::HashIp,
             _ => SetType::HashIpPort,
         }
     }
@@ -122,7 +154,8 @@ impl SetId {
     /// The definition in a family.
     #[must_use]
     pub fn set(self, family: IpFamily) -> Set {
-        Set::new(SetName::new(self.name(family)), self.set_type(), family)
+        let set = Set::new(SetName::new(self.name(family)), self.set_type(), family);
+        if self.only_counts() { set.counting() } else { set }
     }
 
     /// The comment of rules that match the set; empty where kube-proxy writes none.
@@ -154,6 +187,10 @@ impl SetId {
             }
             Self::HealthCheckNodePort => "Kubernetes health check node port",
             Self::BoundIps => "",
+            Self::RefusedNoEndpoints => "Kubernetes service ip + port without endpoints for counting",
+            Self::RefusedNoLocalEndpoints => "Kubernetes service ip + port without local endpoints for counting",
+            Self::RefusedSources => "Kubernetes service load balancer ip + port with sourceRange for counting",
+            Self::RefusedPorts => "Kubernetes service cluster ip for counting",
         }
     }
 }

@@ -14,6 +14,7 @@ use super::names::{DEVICE, SetId};
 use super::settings::HASH_SCHEDULER;
 use crate::backend::SyncError;
 use crate::model::IpvsConfig;
+use crate::model::config::ServiceMetrics;
 
 const DEFAULT_SCHEDULER: &str = "rr";
 
@@ -105,16 +106,32 @@ fn seconds(duration: Duration) -> u32 {
 }
 
 /// Creates the device and the sets. Returns the sets whose name a foreign set of another type has.
-pub(super) fn objects(kernel: &mut Kernel, family: IpFamily) -> Result<BTreeMap<SetId, String>, SyncError> {
+pub(super) fn objects(
+    kernel: &mut Kernel,
+    family: IpFamily,
+    metrics: ServiceMetrics,
+) -> Result<BTreeMap<SetId, String>, SyncError> {
     // The device stays down, as in kube-proxy: its addresses are local nonetheless.
     kernel.links.create_dummy(DEVICE)?;
-    let operations = SetId::ALL.map(|id| SetOperation::Create(id.set(family)));
+    let ids: Vec<SetId> = SetId::existing(metrics).collect();
+    let operations: Vec<SetOperation> = ids.iter().map(|id| SetOperation::Create(id.set(family))).collect();
     let (mut unusable, mut failure) = (BTreeMap::new(), None);
     kernel.sets.apply(&operations, &mut |index, error| match error {
-        IpSetError::Clash { .. } => _ = unusable.insert(SetId::ALL[index], error.to_string()),
+        IpSetError::Clash { .. } => _ = unusable.insert(ids[index], error.to_string()),
         error => _ = failure.get_or_insert(error),
     })?;
     failure.map_or(Ok(unusable), |error| Err(error.into()))
+}
+
+/// Destroys the sets that only count, of an earlier process with service metrics, once no rule matches them.
+///
+/// Returns whether none is left.
+pub(super) fn destroy_counting_sets(kernel: &mut Kernel, family: IpFamily) -> Result<bool, SyncError> {
+    let counting = SetId::ALL.into_iter().filter(|id| id.only_counts());
+    let operations: Vec<SetOperation> = counting.map(|id| SetOperation::Destroy(id.set(family).name)).collect();
+    let mut is_gone = true;
+    kernel.sets.apply(&operations, &mut |_, error| is_gone &= matches!(error, IpSetError::NotFound(_)))?;
+    Ok(is_gone)
 }
 
 #[cfg(test)]

@@ -80,13 +80,17 @@ impl PortRenderer<'_> {
         let servers = self.servers(internal, external);
         let hash = self.port.endpoint_hash().filter(|_| self.settings.hashes);
         let persistence = self.port.affinity_seconds.filter(|_| hash.is_none());
+        let mut entries = self.entries(endpoints);
+        if self.settings.counts_refused {
+            self.refused(&servers, categorized.any, &mut entries);
+        }
         let lacks = |policy: bool| no_local && categorized.any && policy && self.asks_for_local();
         DesiredPort {
             servers,
             retained: self.retained(endpoints),
             persistence: persistence.map(|seconds| Persistence { seconds, prefix: self.bits() }),
             hash,
-            entries: self.entries(endpoints).into(),
+            entries: entries.into(),
             barred: self.barred(),
             lacks_internal_local: lacks(self.port.internal_local),
             lacks_external_local: lacks(self.port.external_local),
@@ -183,6 +187,21 @@ impl PortRenderer<'_> {
         if self.host_is_in_ranges() {
             entries.push((SetId::LoadBalancerSourceIp, Entry::IpPortIp(vip, vip.ip)));
         }
+    }
+
+    /// What counts refused packets: virtual servers without real servers, VIPs with source ranges, the cluster IP.
+    ///
+    /// Packets to a VIP with source ranges and without endpoints are counted for their source alone: the rules that count
+    /// for endpoints see them first, and do not know whether the ranges allow them.
+    fn refused(&self, servers: &[DesiredServer], any: bool, entries: &mut Vec<(SetId, Entry)>) {
+        let set = if any { SetId::RefusedNoLocalEndpoints } else { SetId::RefusedNoEndpoints };
+        let has_ranges = |ip: IpAddr| !self.port.source_ranges.is_empty() && self.port.load_balancer_vips.contains(&ip);
+        let unserved = servers.iter().filter(|server| server.reals.is_empty()).map(|server| server.key.address);
+        let unserved = unserved.filter(|address| !has_ranges(address.ip()));
+        entries.extend(unserved.map(|address| (set, Entry::IpPort(self.place(address.ip(), address.port())))));
+        let vips = self.port.load_balancer_vips.iter().filter(|vip| has_ranges(**vip));
+        entries.extend(vips.map(|vip| (SetId::RefusedSources, Entry::IpPort(self.place(*vip, self.port.port)))));
+        entries.push((SetId::RefusedPorts, Entry::Ip(self.port.cluster_ip)));
     }
 
     fn host_is_in_ranges(&self) -> bool {

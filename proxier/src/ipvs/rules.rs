@@ -100,7 +100,8 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
             (Table::Filter, SOURCE_RANGES_FIREWALL) => {
                 let sets = [SetId::LoadBalancerSourceCidr, SetId::LoadBalancerSourceIp];
                 let allowed = sets.into_iter().filter_map(|id| self.when_used(id, FROM, Target::Return));
-                allowed.chain([target(Target::Drop)]).collect()
+                let counted = self.counted(SetId::RefusedSources, ADDRESS_AND_PORT);
+                allowed.chain(counted).chain([target(Target::Drop)]).collect()
             }
             (Table::Filter, IPVS_FILTER) => self.ipvs_filter(),
             _ => Vec::new(),
@@ -123,9 +124,18 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
         (self.used)(id).then(|| self.commented(id, directions, to))
     }
 
+    /// Counts packets in the entries of a set.
+    fn counted(&self, id: SetId, directions: &'static str) -> Option<Rule> {
+        let matches = vec![about(id), self.set(id, directions)];
+        (self.used)(id).then(|| Rule { matches, ..Rule::default() })
+    }
+
     fn services(&self) -> Vec<Rule> {
         let loopback = Negatable::new(self.settings.family.loopback());
         let mut rules = vec![Rule { source: Some(loopback), ..target(Target::Return) }];
+        // IPVS itself counts only packets that it sends somewhere.
+        let refused = [SetId::RefusedNoEndpoints, SetId::RefusedNoLocalEndpoints];
+        rules.extend(refused.into_iter().filter_map(|id| self.counted(id, ADDRESS_AND_PORT)));
         rules.extend(self.when_used(SetId::LoadBalancer, ADDRESS_AND_PORT, Target::Jump(LOAD_BALANCER)));
         if (self.used)(SetId::ClusterIp) {
             rules.push(self.masquerade_to_cluster_ips());
@@ -201,8 +211,13 @@ impl<F: Fn(SetId) -> bool, G: Fn(SetId) -> bool> ChainRenderer<'_, F, G> {
         let mut rules: Vec<Rule> = services.map(|id| self.bare(id, ADDRESS_AND_PORT, Target::Return)).collect();
         let health_check = Some(SetId::HealthCheckNodePort).filter(usable);
         rules.extend(health_check.map(|id| self.bare(id, DESTINATION, Target::Return)));
+        let new = Match::CtState(Negatable::new("NEW"));
+        if let Some(mut counted) = self.counted(SetId::RefusedPorts, DESTINATION) {
+            counted.matches.insert(1, new.clone());
+            rules.push(counted);
+        }
         let mut reject = self.bare(SetId::BoundIps, DESTINATION, Target::Reject(self.settings.family));
-        reject.matches.insert(0, Match::CtState(Negatable::new("NEW")));
+        reject.matches.insert(0, new);
         rules.push(reject);
         rules
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netfilter::IpFamily;
 use netfilter::ipvs::{Flags, Scheduler};
 
-use crate::model::config::{LocalTraffic, NodePortMatch};
+use crate::model::config::{LocalTraffic, NodePortMatch, ServiceMetrics};
 use crate::model::{Config, EndpointHash, Snapshot};
 
 /// The settings that the kernel state depends on besides Services and endpoints.
@@ -32,6 +32,8 @@ pub struct IpvsSettings {
     pub node_ports: BTreeSet<IpAddr>,
     /// Whether the kernel has the scheduler that hashes, for Services that ask for it.
     pub hashes: bool,
+    /// Whether refused packets are counted.
+    pub counts_refused: bool,
 }
 
 /// The scheduler of virtual servers whose Service asks for a hash.
@@ -60,6 +62,7 @@ impl IpvsSettings {
             local,
             node_ports,
             hashes: true,
+            counts_refused: config.service_metrics != ServiceMetrics::Off,
         }
     }
 

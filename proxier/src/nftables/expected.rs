@@ -110,17 +110,17 @@ pub fn is_always_there(chain: &str) -> bool {
 #[must_use]
 pub fn is_own_set(name: &str) -> bool {
     let own = |id: &SetId| {
-        matches!(
-            id,
-            SetId::FirewallAllowed
-                | SetId::ShortCircuit(_)
-                | SetId::LocalPolicy(_)
-                | SetId::LocalhostNodePorts
-                | SetId::OnlyEndpoint(..)
-                | SetId::Endpoints(..)
-                | SetId::Choices(..)
-                | SetId::Connections(_)
-        )
+        id.only_counts()
+            || matches!(
+                id,
+                SetId::FirewallAllowed
+                    | SetId::ShortCircuit(_)
+                    | SetId::LocalPolicy(_)
+                    | SetId::LocalhostNodePorts
+                    | SetId::OnlyEndpoint(..)
+                    | SetId::Endpoints(..)
+                    | SetId::Choices(..)
+            )
     };
     SetId::ALL.iter().any(|id| own(id) && id.name() == name)
 }
@@ -244,8 +244,8 @@ fn majority_vote(
 pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
     let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;
     let place = match id {
-        SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin => return None,
-        SetId::FirewallIps | SetId::FirewallAllowed => VipOrNodePort::Address,
+        SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin | SetId::RefusedPorts => return None,
+        SetId::FirewallIps | SetId::FirewallAllowed | SetId::RefusedSources => VipOrNodePort::Address,
         SetId::LocalhostNodePorts => VipOrNodePort::NodePort,
         SetId::Service(place)
         | SetId::ShortCircuit(place)
@@ -254,7 +254,8 @@ pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
         | SetId::OnlyEndpoint(place, _)
         | SetId::Endpoints(place, _)
         | SetId::Choices(place, _)
-        | SetId::Connections(place) => place,
+        | SetId::Connections(place)
+        | SetId::Refused(place, _) => place,
     };
     Some((place, Set::length(&names::key(family, place))))
 }

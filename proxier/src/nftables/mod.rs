@@ -45,7 +45,7 @@ use self::programmed::ProgrammedTable;
 use self::quick::BaseChainCheck;
 use self::settings::NftablesSettings;
 use self::sync::TransactionFailure;
-pub use self::traffic::{counts_connections, read_connections};
+pub use self::traffic::{counts_connections, read_connections, read_traffic};
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, budget_pause, list_rejected, reject};
 use crate::hash_support::HashSupport;

@@ -94,6 +94,20 @@ pub enum Policy {
     Local,
 }
 
+/// Why packets to a destination are refused: a set of destinations for each reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RefusedFor {
+    /// No endpoint at all: rejected.
+    NoEndpoints,
+    /// No endpoint on this node: dropped.
+    NoLocalEndpoints,
+}
+
+impl RefusedFor {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::NoEndpoints, Self::NoLocalEndpoints];
+}
+
 /// A fixed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SetId {
@@ -125,12 +139,19 @@ pub enum SetId {
     Choices(VipOrNodePort, Policy),
     /// With service metrics: the destinations whose new connections are counted.
     Connections(VipOrNodePort),
+    /// With service metrics: the destinations whose refused packets are counted.
+    Refused(VipOrNodePort, RefusedFor),
+    /// With service metrics: load balancer addresses, which count packets from sources outside their ranges.
+    RefusedSources,
+    /// With service metrics: cluster IPs, which count packets to ports that no Service port has.
+    RefusedPorts,
 }
 
 impl SetId {
     /// All fixed sets, in the order of creation. Those of service metrics exist only with them.
-    pub const ALL: [Self; 28] = {
+    pub const ALL: [Self; 34] = {
         use Policy::{Cluster, Local};
+        use RefusedFor::{NoEndpoints, NoLocalEndpoints};
         use VipOrNodePort::{Address, NodePort};
         [
             Self::ClusterIps,
@@ -161,6 +182,12 @@ impl SetId {
             Self::Choices(NodePort, Local),
             Self::Connections(Address),
             Self::Connections(NodePort),
+            Self::Refused(Address, NoEndpoints),
+            Self::Refused(Address, NoLocalEndpoints),
+            Self::Refused(NodePort, NoEndpoints),
+            Self::Refused(NodePort, NoLocalEndpoints),
+            Self::RefusedSources,
+            Self::RefusedPorts,
         ]
     };
 
@@ -168,6 +195,7 @@ impl SetId {
     #[must_use]
     pub fn name(self) -> &'static str {
         use Policy::{Cluster, Local};
+        use RefusedFor::{NoEndpoints, NoLocalEndpoints};
         use VipOrNodePort::{Address, NodePort};
         match self {
             Self::ClusterIps => "cluster-ips",
@@ -198,6 +226,12 @@ impl SetId {
             Self::Choices(NodePort, Local) => "nodeport-local-choices",
             Self::Connections(Address) => "service-connections",
             Self::Connections(NodePort) => "nodeport-connections",
+            Self::Refused(Address, NoEndpoints) => "refused-no-endpoints",
+            Self::Refused(Address, NoLocalEndpoints) => "refused-no-local-endpoints",
+            Self::Refused(NodePort, NoEndpoints) => "nodeport-refused-no-endpoints",
+            Self::Refused(NodePort, NoLocalEndpoints) => "nodeport-refused-no-local-endpoints",
+            Self::RefusedSources => "refused-sources",
+            Self::RefusedPorts => "refused-ports",
         }
     }
 
@@ -223,6 +257,10 @@ impl SetId {
             Self::Endpoints(_, Policy::Local) => "endpoints on this node by number",
             Self::Choices(..) => "session affinity: what new clients choose from",
             Self::Connections(_) => "new connections by destination",
+            Self::Refused(_, RefusedFor::NoEndpoints) => "rejected packets: no endpoints",
+            Self::Refused(_, RefusedFor::NoLocalEndpoints) => "dropped packets: no local endpoints",
+            Self::RefusedSources => "dropped packets: outside the LoadBalancerSourceRanges",
+            Self::RefusedPorts => "rejected packets: no such port of the ClusterIP",
         }
     }
 
@@ -245,7 +283,9 @@ impl SetId {
             Self::FirewallAllowed => Set { interval: true, ..Set::of(name, key(VipOrNodePort::Address, &[from])) },
             Self::Endpoints(place, _) => Set::map(name, key(place, &number), [to, Field::Port]),
             Self::Choices(place, _) => Set::verdicts(name, key(place, &number)),
-            Self::Connections(place) => Set::of(name, key(place, &[])).counting(),
+            Self::Connections(place) | Self::Refused(place, _) => Set::of(name, key(place, &[])).counting(),
+            Self::RefusedSources => Set::of(name, key(VipOrNodePort::Address, &[])).counting(),
+            Self::RefusedPorts => Set::of(name, [to]).counting(),
         };
         set.comment(self.comment())
     }
@@ -253,7 +293,13 @@ impl SetId {
     /// Whether the set exists with these metrics.
     #[must_use]
     pub fn exists(self, metrics: ServiceMetrics) -> bool {
-        metrics != ServiceMetrics::Off || !matches!(self, Self::Connections(_))
+        metrics != ServiceMetrics::Off || !self.only_counts()
+    }
+
+    /// Whether the set has counters and nothing else.
+    #[must_use]
+    pub fn only_counts(self) -> bool {
+        matches!(self, Self::Connections(_) | Self::Refused(..) | Self::RefusedSources | Self::RefusedPorts)
     }
 
     /// Its definition with these metrics. The kernel changes no set: another definition takes another table.

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
 use super::names::{
-    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Policy, REJECT, SetId, SharedChain, Sticky,
-    VipOrNodePort, localhost_reject, service_number, size_class,
+    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Policy, REJECT, RefusedFor, SetId, SharedChain,
+    Sticky, VipOrNodePort, localhost_reject, service_number, size_class,
 };
 use super::port_spec::PortSpec;
 use super::ranges::merged;
@@ -155,7 +155,8 @@ impl<'a> Writer<'a> {
     }
 
     fn cluster_ip(&mut self, ip: IpAddr) {
-        self.out.members.push((SetId::ClusterIps, Key::default().address(ip).build()));
+        let sets = [Some(SetId::ClusterIps), self.counts.then_some(SetId::RefusedPorts)];
+        self.out.members.extend(sets.into_iter().flatten().map(|set| (set, Key::default().address(ip).build())));
         let key = self.key(VipOrNodePort::Address, Some(ip));
         let policy = if self.spec.internal_local { Policy::Local } else { Policy::Cluster };
         match self.balance(VipOrNodePort::Address, Some(ip), policy) {
@@ -194,8 +195,16 @@ impl<'a> Writer<'a> {
 
     /// Refuses traffic without usable endpoints: rejected without any endpoint, dropped without local ones.
     fn refuse(&mut self, place: VipOrNodePort, key: Key) {
-        let verdict = if self.spec.any { Verdict::Drop } else { Verdict::Goto(REJECT.into()) };
-        self.push(SetId::NoEndpoint(place), Element::verdict(key.build(), verdict));
+        let (verdict, reason) = if self.spec.any {
+            (Verdict::Drop, RefusedFor::NoLocalEndpoints)
+        } else {
+            (Verdict::Goto(REJECT.into()), RefusedFor::NoEndpoints)
+        };
+        let key = key.build();
+        self.push(SetId::NoEndpoint(place), Element::verdict(key.clone(), verdict));
+        if self.counts {
+            self.push(SetId::Refused(place, reason), Element::member(key));
+        }
     }
 
     fn needs(&mut self, chain: SharedChain) -> Name {
@@ -278,6 +287,9 @@ impl<'a> Writer<'a> {
             });
             self.out.elements.extend(allowed.map(|element| (SetId::FirewallAllowed, element)));
             let check = Verdict::Goto(FIREWALL_SOURCE_RANGES.into());
+            if self.counts {
+                self.push(SetId::RefusedSources, Element::member(key.clone().build()));
+            }
             self.push(SetId::FirewallIps, Element::verdict(key.build(), check));
         }
     }

@@ -43,11 +43,8 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     let plain = |name: &str, rules| (Chain::plain(name), rules);
     let mut reject = Chain::plain(REJECT);
     reject.comment = Some("helper for @no-endpoint-services / @no-endpoint-nodeports".into());
-    let by_address = |map| vec![Rule::new([verdicts(family, VipOrNodePort::Address, map)])];
-    let mut node_ports = node_port_ips(settings, false);
-    node_ports.push(verdicts(family, VipOrNodePort::NodePort, SetId::NoEndpoint(VipOrNodePort::NodePort)));
     let mut node_ports_check = localhost_check(settings);
-    node_ports_check.push(Rule::new(node_ports));
+    node_ports_check.extend(endpoints_check(settings, VipOrNodePort::NodePort));
     let mut chains = localhost_rejects(settings);
     chains.extend([
         (reject, vec![Rule::new([Statement::Reject(family)])]),
@@ -56,10 +53,10 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
         plain(SERVICES, services(settings)),
         plain(MASQUERADING, masquerading(settings)),
         plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
-        plain(SERVICE_ENDPOINTS_CHECK, by_address(SetId::NoEndpoint(VipOrNodePort::Address))),
+        plain(SERVICE_ENDPOINTS_CHECK, endpoints_check(settings, VipOrNodePort::Address)),
         plain(NODE_PORT_ENDPOINTS_CHECK, node_ports_check),
-        plain(FIREWALL_SOURCE_RANGES, vec![source_ranges(family)]),
-        plain(FIREWALL_CHECK, by_address(SetId::FirewallIps)),
+        plain(FIREWALL_SOURCE_RANGES, source_ranges(settings)),
+        plain(FIREWALL_CHECK, vec![Rule::new([verdicts(family, VipOrNodePort::Address, SetId::FirewallIps)])]),
         base("filter-prerouting-pre-dnat", filter, Hook::Prerouting, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
         base("filter-output-pre-dnat", filter, Hook::Output, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
         base("filter-input", filter, Hook::Input, 0, if_new(&[NODE_PORT_ENDPOINTS_CHECK, SERVICE_ENDPOINTS_CHECK])),
@@ -115,7 +112,7 @@ fn services(settings: &NftablesSettings) -> Vec<Rule> {
     }
     for place in VipOrNodePort::ALL {
         // Before the verdict, which ends the chain.
-        let counted = settings.counts_connections.then(|| counted(family, place));
+        let counted = settings.counts_connections.then(|| counted(family, place, SetId::Connections(place)));
         for last in counted.into_iter().chain([verdicts(family, place, SetId::Service(place))]) {
             let conditions = if place == VipOrNodePort::NodePort { node_port_ips(settings, true) } else { Vec::new() };
             rules.push(Rule::new([conditions, vec![last]].concat()));
@@ -125,8 +122,18 @@ fn services(settings: &NftablesSettings) -> Vec<Rule> {
 }
 
 /// Counts a packet by its destination.
-fn counted(family: IpFamily, place: VipOrNodePort) -> Statement {
-    Statement::Lookup { key: key(family, place), set: SetId::Connections(place).name().into(), not: false }
+fn counted(family: IpFamily, place: VipOrNodePort, set: SetId) -> Statement {
+    Statement::Lookup { key: key(family, place), set: set.name().into(), not: false }
+}
+
+/// Refuses packets to destinations without usable endpoints, and counts them before.
+fn endpoints_check(settings: &NftablesSettings, place: VipOrNodePort) -> Vec<Rule> {
+    let family = settings.family;
+    let reasons = RefusedFor::ALL.into_iter().filter(|_| settings.counts_connections);
+    let counted = reasons.map(|reason| counted(family, place, SetId::Refused(place, reason)));
+    let of_place = || if place == VipOrNodePort::NodePort { node_port_ips(settings, false) } else { Vec::new() };
+    let all = counted.chain([verdicts(family, place, SetId::NoEndpoint(place))]);
+    all.map(|last| Rule::new([of_place(), vec![last]].concat())).collect()
 }
 
 /// Rules for Services with `externalTrafficPolicy: Local`.
@@ -172,7 +179,9 @@ fn masquerading(settings: &NftablesSettings) -> Vec<Rule> {
 fn cluster_ips_check(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     let reject = [destination_in(family, SetId::ClusterIps), Statement::Reject(family)];
-    let mut rules = vec![Rule::new(reject).comment("Reject traffic to invalid ports of ClusterIPs")];
+    let counted = settings.counts_connections.then(|| Rule::new([destination_in(family, SetId::RefusedPorts)]));
+    let mut rules: Vec<Rule> = counted.into_iter().collect();
+    rules.push(Rule::new(reject).comment("Reject traffic to invalid ports of ClusterIPs"));
     rules.extend(settings.service_cidrs.iter().map(|net| {
         let to = Statement::AddressIn { address: Address::Destination, not: false, net: *net };
         Rule::new([to, Statement::Verdict(Verdict::Drop)]).comment("Drop traffic to unallocated ClusterIPs")
@@ -180,12 +189,13 @@ fn cluster_ips_check(settings: &NftablesSettings) -> Vec<Rule> {
     rules
 }
 
-fn source_ranges(family: IpFamily) -> Rule {
-    let from = [key(family, VipOrNodePort::Address), vec![Field::Source(family)]].concat();
-    Rule::new([
-        Statement::Lookup { key: from, set: SetId::FirewallAllowed.name().into(), not: true },
-        Statement::Verdict(Verdict::Drop),
-    ])
+fn source_ranges(settings: &NftablesSettings) -> Vec<Rule> {
+    let (family, place) = (settings.family, VipOrNodePort::Address);
+    let from = [key(family, place), vec![Field::Source(family)]].concat();
+    let refused = Statement::Lookup { key: from, set: SetId::FirewallAllowed.name().into(), not: true };
+    let counted = settings.counts_connections.then(|| counted(family, place, SetId::RefusedSources));
+    let last = counted.into_iter().chain([Statement::Verdict(Verdict::Drop)]);
+    last.map(|last| Rule::new([refused.clone(), last])).collect()
 }
 
 /// The chains that a shared chain needs, itself last, and the number of client sets that it reads.

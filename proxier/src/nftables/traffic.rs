@@ -1,4 +1,4 @@
-//! Reads the connections that the elements of service metrics have counted.
+//! Reads the connections and refused packets that the elements of service metrics have counted.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,11 +9,11 @@ use netfilter::kernel::nftables::{NftError, NftReader};
 use netfilter::nft::Bytes;
 use netfilter::nft::ruleset::{Element, Scope, Set, TableId};
 
-use super::names::{Policy, SetId, TABLE, VipOrNodePort};
+use super::names::{Policy, RefusedFor, SetId, TABLE, VipOrNodePort};
 use super::read;
 use crate::model::config::ServiceMetrics;
-use crate::model::{Protocol, ServicePortName};
-use crate::traffic::{TrafficSample, connections};
+use crate::model::{NamespacedName, Protocol, ServicePortName};
+use crate::traffic::{CountedTraffic, RefusalReason, RefusalSample, RefusedBy, TrafficSample, connections};
 
 /// The protocol and the port at the end of a destination's key, 4 bytes each.
 const PROTOCOL_AND_PORT: usize = 8;
@@ -25,24 +25,21 @@ const PROTOCOL_AND_PORT: usize = 8;
 /// # Errors
 /// If the sets cannot be read, or changed during every attempt.
 pub fn read_connections(family: IpFamily, metrics: ServiceMetrics) -> io::Result<Vec<TrafficSample>> {
-    let mut reader = ConnectionReader {
-        family,
-        metrics,
-        table: TableId { scope: Scope::Family(family), name: TABLE.into() },
-        kernel: NftReader::new(family),
-    };
-    let mut samples = Vec::new();
-    for place in VipOrNodePort::ALL {
-        let ports = reader.ports(place, &mut samples)?;
-        if metrics == ServiceMetrics::Endpoints {
-            for policy in [Policy::Cluster, Policy::Local] {
-                reader.endpoints(SetId::OnlyEndpoint(place, policy), &ports, &mut samples)?;
-                reader.endpoints(SetId::Endpoints(place, policy), &ports, &mut samples)?;
-            }
-        }
-    }
-    Ok(samples)
+    CounterReader::new(family, metrics).connections().map(|(samples, _)| samples)
 }
+
+/// Reads the connections as [`read_connections`] does, and the refused packets.
+///
+/// # Errors
+/// If the sets cannot be read, or changed during every attempt.
+pub fn read_traffic(family: IpFamily, metrics: ServiceMetrics) -> io::Result<CountedTraffic> {
+    let mut reader = CounterReader::new(family, metrics);
+    let (connections, services) = reader.connections()?;
+    Ok(CountedTraffic { connections, refused: reader.refused(services)? })
+}
+
+/// Services by their cluster IPs and other addresses, as bytes.
+type ServicesByAddress = HashMap<Bytes, NamespacedName>;
 
 /// Whether the family's table counts connections: it has a set for that, which may be empty.
 ///
@@ -59,14 +56,64 @@ pub fn counts_connections(family: IpFamily) -> io::Result<bool> {
     }
 }
 
-struct ConnectionReader {
+struct CounterReader {
     family: IpFamily,
     metrics: ServiceMetrics,
     table: TableId,
     kernel: NftReader,
 }
 
-impl ConnectionReader {
+impl CounterReader {
+    fn new(family: IpFamily, metrics: ServiceMetrics) -> Self {
+        let table = TableId { scope: Scope::Family(family), name: TABLE.into() };
+        Self { family, metrics, table, kernel: NftReader::new(family) }
+    }
+
+    /// Reads the connections; returns the Services at their addresses, too.
+    fn connections(&mut self) -> io::Result<(Vec<TrafficSample>, ServicesByAddress)> {
+        let (mut samples, mut services) = (Vec::new(), HashMap::new());
+        for place in VipOrNodePort::ALL {
+            let ports = self.ports(place, &mut samples)?;
+            if self.metrics == ServiceMetrics::Endpoints {
+                for policy in [Policy::Cluster, Policy::Local] {
+                    self.endpoints(SetId::OnlyEndpoint(place, policy), &ports, &mut samples)?;
+                    self.endpoints(SetId::Endpoints(place, policy), &ports, &mut samples)?;
+                }
+            }
+            if place == VipOrNodePort::Address {
+                let service = |(key, port): (Bytes, ServicePortName)| Some((address(&key)?, port.service));
+                services.extend(ports.into_iter().filter_map(service));
+            }
+        }
+        Ok((samples, services))
+    }
+
+    /// Reads the refused packets. Of unknown ports, which any cluster IP may count, only those that were counted.
+    fn refused(&mut self, mut services: ServicesByAddress) -> io::Result<Vec<RefusalSample>> {
+        let mut samples = Vec::new();
+        let of = |reason| match reason {
+            RefusedFor::NoEndpoints => RefusalReason::NoEndpoints,
+            RefusedFor::NoLocalEndpoints => RefusalReason::NoLocalEndpoints,
+        };
+        let by_place = VipOrNodePort::ALL.into_iter().flat_map(|place| RefusedFor::ALL.map(|reason| (place, reason)));
+        let sets = by_place.map(|(place, reason)| (SetId::Refused(place, reason), of(reason)));
+        for (id, reason) in sets.chain([(SetId::RefusedSources, RefusalReason::SourceRange)]) {
+            self.elements(id, |set, element| {
+                let Some(port) = port_name(element) else { return };
+                if !matches!(set, SetId::Refused(VipOrNodePort::NodePort, _)) {
+                    services.extend(address(&element.key).map(|address| (address, port.service.clone())));
+                }
+                samples.push(refusal(set, element, RefusedBy::Port(port), reason));
+            })?;
+        }
+        self.elements(SetId::RefusedPorts, |set, element| {
+            let service = services.get(&element.key).filter(|_| packets(element) > 0);
+            let by = service.map(|service| RefusedBy::Service(service.clone()));
+            samples.extend(by.map(|by| refusal(set, element, by, RefusalReason::UnknownPort)));
+        })?;
+        Ok(samples)
+    }
+
     /// Reads the Service ports by their keys at one kind of destination.
     fn ports(
         &mut self,
@@ -121,6 +168,22 @@ fn port_name(element: &Element) -> Option<ServicePortName> {
     ServicePortName::parse(element.comment.as_deref()?, Protocol::of_number(element.key[from])?)
 }
 
+/// The address that a destination's key begins with.
+fn address(key: &Bytes) -> Option<Bytes> {
+    Some(key.get(..key.len().checked_sub(PROTOCOL_AND_PORT)?)?.into())
+}
+
+fn packets(element: &Element) -> u64 {
+    element.counters.as_ref().map_or(0, |counters| counters.packets)
+}
+
+fn refusal(set: SetId, element: &Element, by: RefusedBy, reason: RefusalReason) -> RefusalSample {
+    // Another Service port's element with the same key counts from zero.
+    let name = element.comment.as_deref().unwrap_or_default();
+    let source = [set.name().as_bytes(), b" ", &element.key, name.as_bytes()].concat().into();
+    RefusalSample { source, by, reason, packets: packets(element) }
+}
+
 fn sample(set: SetId, element: &Element, port: &ServicePortName, endpoint: Option<SocketAddr>) -> TrafficSample {
     // An element that is replaced counts from zero for another endpoint.
     let endpoint_text = endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
@@ -130,6 +193,6 @@ fn sample(set: SetId, element: &Element, port: &ServicePortName, endpoint: Optio
         endpoint,
         adds_to_port: endpoint.is_none(),
         is_draining: false,
-        counts: connections(element.counters.as_ref().map_or(0, |counters| counters.packets)),
+        counts: connections(packets(element)),
     }
 }

@@ -55,7 +55,7 @@ pub use nftables::{NftReader, NftTables, SystemNftables, TableFlags, delete_tabl
 pub use recent::last_seen;
 pub use retry::retry;
 pub use route::{Route, RouteTable, has_policy_rules, route_to};
-pub use rule_counts::{CountedRule, counted_nat_rules};
+pub use rule_counts::{CountedRule, counted_rules};
 pub use rules::RuleReader;
 pub use sockets::{listening_inodes, listens, open_sockets, process_name, process_of_socket};
 pub use writer_priority::{Preemption, WriterGuard, WriterPriority, WriterRole};

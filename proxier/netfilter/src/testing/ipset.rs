@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::IpFamily;
 use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetType};
 use crate::kernel::ipset::described;
 use crate::kernel::{IpSetError, IpSets, SetOperation};
+use crate::{Counters, IpFamily};
 
 #[derive(Debug, Default)]
 struct FakeSet {
@@ -102,7 +102,7 @@ impl IpSetState {
         }
         match *operation {
             SetOperation::Create(set) => match self.sets.get(&set.name) {
-                Some(fake) if fake.set == Some(set) => {}
+                Some(fake) if fake.set.is_some_and(|found| set.is_satisfied_by(&found)) => {}
                 Some(fake) => return Err(IpSetError::clash(&set, &fake.found(set.name))),
                 None => {
                     let fake = FakeSet { set: Some(set), described: described(&set), ..FakeSet::default() };
@@ -241,7 +241,7 @@ impl IpSets for FakeIpSets {
         Ok(state.sets.get(&name).map(|fake| fake.found(name)))
     }
 
-    fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
+    fn counted_entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry, Counters)) -> Result<(), IpSetError> {
         let mut state = self.state();
         state.check_failing()?;
         state.listings += 1;
@@ -251,7 +251,7 @@ impl IpSets for FakeIpSets {
         }
         let entries: Vec<Entry> = fake.entries.iter().copied().collect();
         drop(state);
-        entries.into_iter().for_each(each);
+        entries.into_iter().for_each(|entry| each(entry, Counters::default()));
         Ok(())
     }
 

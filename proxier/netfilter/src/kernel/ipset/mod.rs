@@ -7,6 +7,7 @@ mod wire;
 #[cfg(feature = "testing")]
 pub(super) use wire::fuzz;
 
+use crate::Counters;
 use crate::ipset::{Entry, ObservedSet, Set, SetName};
 
 pub use error::IpSetError;
@@ -15,17 +16,18 @@ pub use system::SystemIpSets;
 /// Type, family and size of a set, in the format of [`ObservedSet::described`].
 pub(crate) fn described(set: &Set) -> String {
     let name = set.set_type.name();
+    let counters = if set.counters { " counters" } else { "" };
     match set.family {
-        Some(family) => format!("{name} family {} maxelem {}", family.ipset(), set.max_entries),
-        None => format!("{name} range 0-65535"),
+        Some(family) => format!("{name} family {} maxelem {}{counters}", family.ipset(), set.max_entries),
+        None => format!("{name} range 0-65535{counters}"),
     }
 }
 
 /// A change to the sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetOperation {
-    /// Creates a set. Succeeds if an equal set exists, which keeps its entries; a different set of that name is a
-    /// [`IpSetError::Clash`].
+    /// Creates a set. Succeeds if an equal set exists, or one that counts besides, which keeps its entries; a different
+    /// set of that name is a [`IpSetError::Clash`].
     Create(Set),
     /// Destroys a set with its entries; fails if it does not exist or is referenced.
     Destroy(SetName),
@@ -77,7 +79,15 @@ pub trait IpSets: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// If the set does not exist, has an unsupported type, or cannot be listed.
-    fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError>;
+    fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
+        self.counted_entries(name, &mut |entry, _| each(entry))
+    }
+
+    /// The same with what each entry has counted; zeros if the set does not count.
+    ///
+    /// # Errors
+    /// As for [`IpSets::entries`].
+    fn counted_entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry, Counters)) -> Result<(), IpSetError>;
 
     /// Applies operations in order, many in one message.
     ///

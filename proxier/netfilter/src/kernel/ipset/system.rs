@@ -7,8 +7,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::super::netlink::{Netlink, NetlinkError};
 use super::wire::{self, Verb};
 use super::{IpSetError, IpSets, SetOperation, error::refusal};
-use crate::IpFamily;
 use crate::ipset::{Entry, ObservedSet, Set, SetName, SetQuery, SetType};
+use crate::{Counters, IpFamily};
 
 /// The number of entries in one message; an attribute holds at most 64 KiB.
 pub(super) const ENTRIES: usize = 400;
@@ -97,7 +97,7 @@ impl SystemIpSets {
         let revision = self.revision(set)?;
         match self.socket.request(&wire::create(set, revision)) {
             Err(error) if error.errno() == Some(libc::EEXIST) => match self.set(set.name)? {
-                Some(found) if found.set == Some(*set) => Ok(()),
+                Some(found) if found.set.is_some_and(|found| set.is_satisfied_by(&found)) => Ok(()),
                 Some(found) => Err(IpSetError::clash(set, &found)),
                 None => Err(refusal(&SetOperation::Create(*set), error)),
             },
@@ -214,7 +214,7 @@ impl IpSets for SystemIpSets {
         }
     }
 
-    fn entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry)) -> Result<(), IpSetError> {
+    fn counted_entries(&mut self, name: SetName, each: &mut dyn FnMut(Entry, Counters)) -> Result<(), IpSetError> {
         let (mut set_type, mut foreign) = (None, None);
         let dump = self.socket.dump_all(&wire::list(name), &mut |received| {
             let message = received.attributes(wire::HEADER);
@@ -222,7 +222,8 @@ impl IpSets for SystemIpSets {
                 set_type = found.set.map(|set| set.set_type);
                 foreign = Some(found.described).filter(|_| set_type.is_none());
             }
-            set_type.into_iter().flat_map(|set_type| wire::entries(message, set_type)).for_each(&mut *each);
+            let entries = set_type.into_iter().flat_map(|set_type| wire::entries(message, set_type));
+            entries.for_each(|(entry, counters)| each(entry, counters));
             Ok(())
         });
         match dump {

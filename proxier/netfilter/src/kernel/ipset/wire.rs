@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::super::netlink::{Attributes, NLA_F_NET_BYTEORDER, NLM_F_CREATE, NLM_F_EXCL, Request, nfgenmsg, nfnetlink};
-use crate::IpFamily;
 use crate::ipset::{Entry, IpPortProto, ObservedSet, Set, SetName, SetQuery, SetType};
+use crate::{Counters, IpFamily};
 
 const NFNL_SUBSYS_IPSET: u8 = 6;
 /// The protocol since Linux 3.1, which all later kernels accept. Version 7 adds nothing that is used here.
@@ -41,6 +41,7 @@ const IPSET_ATTR_IP: u16 = 1;
 const IPSET_ATTR_PORT: u16 = 4;
 const IPSET_ATTR_PORT_TO: u16 = 5;
 const IPSET_ATTR_PROTO: u16 = 7;
+const IPSET_ATTR_CADT_FLAGS: u16 = 8;
 const IPSET_ATTR_MARK: u16 = 10;
 const IPSET_ATTR_NAME: u16 = 18;
 const IPSET_ATTR_IFACE: u16 = 23;
@@ -48,12 +49,15 @@ const IPSET_ATTR_HASHSIZE: u16 = 18;
 const IPSET_ATTR_MAXELEM: u16 = 19;
 const IPSET_ATTR_ELEMENTS: u16 = 24;
 const IPSET_ATTR_REFERENCES: u16 = 25;
+const IPSET_ATTR_BYTES: u16 = 24;
+const IPSET_ATTR_PACKETS: u16 = 25;
 const IPSET_ATTR_IP2: u16 = 20;
 const IPSET_ATTR_CIDR2: u16 = 21;
 const IPSET_ATTR_IPADDR_IPV4: u16 = 1;
 const IPSET_ATTR_IPADDR_IPV6: u16 = 2;
 
 const IPSET_FLAG_LIST_HEADER: u32 = 1 << 2;
+const IPSET_FLAG_WITH_COUNTERS: u32 = 1 << 3;
 
 /// The initial hash size of `ipset create`; the hash grows by itself.
 const HASH_SIZE: u32 = 1024;
@@ -116,6 +120,9 @@ pub(super) fn create(set: &Set, revision: u8) -> Request {
         } else {
             data.attribute(IPSET_ATTR_HASHSIZE | NLA_F_NET_BYTEORDER, &HASH_SIZE.to_be_bytes());
             data.attribute(IPSET_ATTR_MAXELEM | NLA_F_NET_BYTEORDER, &set.max_entries.to_be_bytes());
+        }
+        if set.counters {
+            data.attribute(IPSET_ATTR_CADT_FLAGS | NLA_F_NET_BYTEORDER, &IPSET_FLAG_WITH_COUNTERS.to_be_bytes());
         }
     });
     request
@@ -274,19 +281,25 @@ pub(super) fn found(message: Attributes<'_>) -> Option<ObservedSet> {
 /// The set as a value; `None` if it is not supported.
 fn set(name: SetName, set_type: Option<SetType>, family: Option<IpFamily>, data: Attributes<'_>) -> Option<Set> {
     let set_type = set_type?;
+    let counters = data.be32(IPSET_ATTR_CADT_FLAGS).is_some_and(|flags| flags & IPSET_FLAG_WITH_COUNTERS != 0);
     if set_type == SetType::BitmapPort {
         let range = (data.be16(IPSET_ATTR_PORT)?, data.be16(IPSET_ATTR_PORT_TO)?);
         // The family of a set of ports has no effect.
-        return (range == (0, u16::MAX)).then(|| Set::new(name, set_type, family.unwrap_or(IpFamily::V4)));
+        let set = Set { counters, ..Set::new(name, set_type, family.unwrap_or(IpFamily::V4)) };
+        return (range == (0, u16::MAX)).then_some(set);
     }
-    Some(Set { max_entries: data.be32(IPSET_ATTR_MAXELEM)?, ..Set::new(name, set_type, family?) })
+    Some(Set { max_entries: data.be32(IPSET_ATTR_MAXELEM)?, counters, ..Set::new(name, set_type, family?) })
 }
 
-/// The supported entries in a list message of a set of this type.
-pub(super) fn entries<'a>(message: Attributes<'a>, set_type: SetType) -> impl Iterator<Item = Entry> + 'a {
+/// The supported entries in a list message of a set of this type, with zeros if they do not count.
+pub(super) fn entries<'a>(message: Attributes<'a>, set_type: SetType) -> impl Iterator<Item = (Entry, Counters)> + 'a {
     let all = message.nest(IPSET_ATTR_ADT).unwrap_or(Attributes::new(&[]));
     let data = all.filter(|(kind, _)| *kind == IPSET_ATTR_DATA).map(|(_, value)| Attributes::new(value));
-    data.filter_map(move |data| entry(data, set_type))
+    data.filter_map(move |data| {
+        let count = |kind| data.be64(kind).unwrap_or_default();
+        let counters = Counters { packets: count(IPSET_ATTR_PACKETS), bytes: count(IPSET_ATTR_BYTES) };
+        Some((entry(data, set_type)?, counters))
+    })
 }
 
 fn entry(data: Attributes<'_>, set_type: SetType) -> Option<Entry> {
@@ -330,10 +343,10 @@ pub(in crate::kernel) fn fuzz(payload: &[u8]) {
         assert_eq!(found(Attributes::new(&again)).and_then(|found| found.set), Some(set));
     }
     for set_type in SetType::ALL {
-        let all: Vec<Entry> = entries(message, set_type).collect();
+        let all: Vec<Entry> = entries(message, set_type).map(|(entry, _)| entry).collect();
         let again = read(change(Verb::Add, SetName::new("A"), all.iter().copied()));
         assert!(all.iter().map(ToString::to_string).all(|text| !text.is_empty()));
-        assert_eq!(entries(Attributes::new(&again), set_type).collect::<Vec<_>>(), all);
+        assert_eq!(entries(Attributes::new(&again), set_type).map(|(entry, _)| entry).collect::<Vec<_>>(), all);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use super::{CountedRule, array, dnat, string};
+use super::{CountedRule, array, changed, dnat, string};
 use crate::iptables::Table;
 use crate::kernel::iptables::legacy_tables;
 use crate::kernel::legacy::table_size;
@@ -29,6 +29,8 @@ const TRIES: u32 = 5;
 /// Offsets in `struct ipt_entry` or `struct ip6t_entry`.
 #[derive(Clone, Copy)]
 struct Layout {
+    /// The end of what the rule matches without extensions.
+    headers: usize,
     protocol: usize,
     target_offset: usize,
     counters: usize,
@@ -38,21 +40,25 @@ struct Layout {
 impl Layout {
     fn of(family: IpFamily) -> Self {
         match family {
-            IpFamily::V4 => Self { protocol: 80, target_offset: 88, counters: 96, matches: 112 },
-            IpFamily::V6 => Self { protocol: 128, target_offset: 140, counters: 152, matches: 168 },
+            IpFamily::V4 => Self { headers: 84, protocol: 80, target_offset: 88, counters: 96, matches: 112 },
+            IpFamily::V6 => Self { headers: 136, protocol: 128, target_offset: 140, counters: 152, matches: 168 },
         }
     }
 }
 
-/// See [`super::counted_nat_rules`].
-pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &CountedRule<'_>)) -> io::Result<T> {
+/// See [`super::counted_rules`].
+pub(super) fn read<T: Default>(
+    family: IpFamily,
+    table: Table,
+    mut each: impl FnMut(&mut T, &CountedRule<'_>),
+) -> io::Result<T> {
     // A query would create a missing table.
-    if !legacy_tables(family)?.lines().any(|name| name == Table::Nat.name()) {
+    if !legacy_tables(family)?.lines().any(|name| name == table.name()) {
         return Ok(T::default());
     }
     let bytes = {
         let _lock = xtables_lock::lock(LOCK_PATIENCE)?;
-        copy(family, Table::Nat)?
+        copy(family, table)?
     };
     let entries = bytes.get(ENTRIES..).unwrap_or_default();
     let mut collected = T::default();
@@ -85,7 +91,7 @@ fn copy(family: IpFamily, table: Table) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error.into()),
         }
     }
-    Err(io::Error::new(io::ErrorKind::Interrupted, "table nat changed while it was read"))
+    Err(changed(table))
 }
 
 /// An entry: a rule, or the beginning of a chain.
@@ -156,6 +162,8 @@ fn decode(family: IpFamily, table: &[u8], each: &mut dyn FnMut(&CountedRule<'_>)
             }
             _ => {}
         }
+        let parts = [entry.bytes.get(..layout.headers), entry.bytes.get(layout.matches..)];
+        rule.set_fingerprint(parts.into_iter().flatten());
         each(&rule);
     }
 }

@@ -6,10 +6,12 @@
 mod legacy;
 mod nft;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::flavour::Flavour;
+use crate::iptables::Table;
 use crate::{Counters, IpFamily};
 
 /// What a rule of an iptables table has counted, and what it does with those packets.
@@ -25,26 +27,46 @@ pub struct CountedRule<'a> {
     pub jump: Option<&'a str>,
     /// The endpoint of a `DNAT` target with one address and port.
     pub dnat: Option<SocketAddr>,
+    /// A hash of what it matches and does: tells rules of a chain apart that have the same comment.
+    ///
+    /// 0 for rules without a comment, and for those that jump or have a `DNAT` target.
+    pub fingerprint: u64,
     /// Packets and bytes.
     pub counters: Counters,
 }
 
-/// Passes each rule of the `nat` table to `each`, in the order of the kernel's list.
+/// Passes each rule of a table to `each`, in the order of the kernel's list.
 ///
 /// A table that does not exist has no rules. If the rules change while they are read, the result is discarded and all
 /// are passed again, to a new one; of a table with thousands of chains only the rules of one chain are passed again.
 ///
 /// # Errors
 /// If the kernel refuses, or the rules changed during every attempt.
-pub fn counted_nat_rules<T: Default>(
+pub fn counted_rules<T: Default>(
     family: IpFamily,
     flavour: Flavour,
+    table: Table,
     each: impl FnMut(&mut T, &CountedRule<'_>),
 ) -> io::Result<T> {
     match flavour {
-        Flavour::Nft => nft::read(family, each),
-        Flavour::Legacy => legacy::read(family, each),
+        Flavour::Nft => nft::read(family, table, each),
+        Flavour::Legacy => legacy::read(family, table, each),
     }
+}
+
+impl CountedRule<'_> {
+    /// Sets the fingerprint from the parts of the rule, if it has one.
+    fn set_fingerprint<'b>(&mut self, parts: impl Iterator<Item = &'b [u8]>) {
+        if self.comment.is_some() && self.jump.is_none() && self.dnat.is_none() {
+            let mut hasher = DefaultHasher::new();
+            parts.for_each(|part| part.hash(&mut hasher));
+            self.fingerprint = hasher.finish();
+        }
+    }
+}
+
+fn changed(table: Table) -> io::Error {
+    io::Error::new(io::ErrorKind::Interrupted, format!("table {} changed while it was read", table.name()))
 }
 
 /// The address and port of a `DNAT` target.

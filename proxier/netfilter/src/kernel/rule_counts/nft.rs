@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{CountedRule, dnat, string};
+use super::{CountedRule, changed, dnat, string};
+use crate::iptables::Table;
 use crate::kernel::iptables_nft::{CHAINS_AT_ONCE, TRIES, dump_rules};
 use crate::kernel::netlink::{Attributes, Dump, NetlinkError};
 use crate::kernel::nftables::chains;
@@ -32,15 +33,17 @@ const NFT_CMP_EQ: u32 = 0;
 /// The offset of the protocol in an IPv4 header, which programs before 1.8.3 compare.
 const IPV4_PROTOCOL: u32 = 9;
 
-const TABLE: &str = "nat";
-
-/// See [`super::counted_nat_rules`].
+/// See [`super::counted_rules`].
 ///
 /// A table of many chains is read chain by chain: the kernel begins each part of a dump at the first rule again.
-pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &CountedRule<'_>)) -> io::Result<T> {
-    let (chains, complete) = chains(&nft::Table { family, name: TABLE.into() })?;
+pub(super) fn read<T: Default>(
+    family: IpFamily,
+    table: Table,
+    mut each: impl FnMut(&mut T, &CountedRule<'_>),
+) -> io::Result<T> {
+    let (chains, complete) = chains(&nft::Table { family, name: table.name().into() })?;
     if !complete {
-        return Err(changed());
+        return Err(changed(table));
     }
     let is_large = chains.len() > CHAINS_AT_ONCE;
     let parts: Vec<Option<&str>> =
@@ -49,44 +52,43 @@ pub(super) fn read<T: Default>(family: IpFamily, mut each: impl FnMut(&mut T, &C
     let mut collected = T::default();
     for part in parts {
         let read = |collected: &mut T| {
-            dump_rules(&mut socket, family, TABLE, part, &mut |chain, message| {
+            dump_rules(&mut socket, family, table.name(), part, &mut |chain, message| {
                 if let Some(rule) = counted(family, chain, message) {
                     each(collected, &rule);
                 }
             })
         };
-        read_part(&mut collected, is_large, read)?;
+        read_part(&mut collected, is_large, read)?.then_some(()).ok_or_else(|| changed(table))?;
     }
     Ok(collected)
 }
 
 /// Reads a part until nf_tables does not change meanwhile; `keeps`: whether other parts are collected already.
+///
+/// Returns whether that was so in one of a few attempts.
 fn read_part<T: Default>(
     collected: &mut T,
     keeps: bool,
     mut read: impl FnMut(&mut T) -> Result<Dump, NetlinkError>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     for _ in 0..TRIES {
         if read(collected)? == Dump::Complete {
-            return Ok(());
+            return Ok(true);
         }
         if !keeps {
             *collected = T::default();
         }
     }
-    Err(changed())
-}
-
-fn changed() -> io::Error {
-    io::Error::new(io::ErrorKind::Interrupted, "the rules of table nat changed while they were read")
+    Ok(false)
 }
 
 /// Decodes a rule. What it matches besides the protocol is skipped.
 fn counted<'a>(family: IpFamily, chain: &'a str, message: Attributes<'a>) -> Option<CountedRule<'a>> {
     let mut rule = CountedRule { chain, ..CountedRule::default() };
     let mut is_protocol = false;
-    let list = message.nest(NFTA_RULE_EXPRESSIONS)?.filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
-    for item in list.map(|(_, item)| Attributes::new(item)) {
+    let list = || Some(message.nest(NFTA_RULE_EXPRESSIONS)?.filter(|(kind, _)| *kind == NFTA_LIST_ELEM));
+    let items = || list().into_iter().flatten().map(|(_, item)| item);
+    for item in items().map(Attributes::new) {
         let (Some(name), Some(data)) = (item.text(NFTA_EXPR_NAME), item.nest(NFTA_EXPR_DATA)) else { continue };
         match name {
             "meta" => is_protocol = data.be32(NFTA_META_KEY) == Some(NFT_META_L4PROTO),
@@ -109,6 +111,7 @@ fn counted<'a>(family: IpFamily, chain: &'a str, message: Attributes<'a>) -> Opt
             _ => {}
         }
     }
+    rule.set_fingerprint(items().filter(|item| Attributes::new(item).text(NFTA_EXPR_NAME) != Some("counter")));
     Some(rule)
 }
 

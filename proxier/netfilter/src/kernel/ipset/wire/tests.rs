@@ -12,8 +12,10 @@ fn any_name() -> impl Strategy<Value = SetName> {
 fn any_set() -> impl Strategy<Value = Set> {
     let set_type = proptest::sample::select(SetType::ALL.to_vec());
     let family = proptest::sample::select(IpFamily::ALL.to_vec());
-    (any_name(), set_type, family, any::<u32>()).prop_map(|(name, set_type, family, max_entries)| {
+    let sizes = (any::<u32>(), any::<bool>());
+    (any_name(), set_type, family, sizes).prop_map(|(name, set_type, family, (max_entries, counters))| {
         let set = Set::new(name, set_type, family);
+        let set = Set { counters, ..set };
         if set_type == SetType::BitmapPort { set } else { Set { max_entries, ..set } }
     })
 }
@@ -67,7 +69,7 @@ proptest! {
             let mut request = change(verb, name, all.iter().copied());
             put_unknown(&mut request, &more);
             let bytes = request.into_attributes();
-            let read: Vec<Entry> = entries(after_header(&bytes), all[0].set_type()).collect();
+            let read: Vec<Entry> = entries(after_header(&bytes), all[0].set_type()).map(|(entry, _)| entry).collect();
             prop_assert_eq!(&read, &all);
             prop_assert_eq!(failed_entry(&bytes), None, "line 0 is none");
             let bytes = damaged(bytes, &flaws);
@@ -109,7 +111,7 @@ fn decoded_network_has_no_host_bits() {
         });
     });
     let bytes = request.into_attributes();
-    let read: Vec<Entry> = entries(after_header(&bytes), SetType::HashIpPortNet).collect();
+    let read: Vec<Entry> = entries(after_header(&bytes), SetType::HashIpPortNet).map(|(entry, _)| entry).collect();
     assert_eq!(read, [Entry::IpPortNet(place, "10.0.0.0/8".parse().expect("a network"))]);
 }
 
