@@ -88,13 +88,16 @@ in_both_flavours! {
         flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
         connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
-        udp_flows_of_terminating_endpoints_stay_if_asked;
+        udp_flows_of_terminating_endpoints_stay_if_asked,
+        connections_of_a_deleted_service_stay_until_it_is_made_anew_without_their_endpoint,
+        sctp_associations_leave_an_endpoint_that_is_gone;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort, a_deleted_service_leaves_nothing,
         a_changed_service_keeps_its_neighbours_connected;
     repair: an_emptied_chain_comes_back, a_removed_rule_comes_back, a_removed_translation_comes_back,
         a_removed_jump_comes_back, a_flushed_nat_table_comes_back, a_flushed_filter_table_comes_back;
     restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        counts_are_exact_over_a_thousand_changes,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
     refused: iptables_rules_count_refused_packets;
     top: top_shows_the_connections_that_were_made, top_fails_with_a_status_that_tells_why;
@@ -123,13 +126,16 @@ in_nftables_mode! {
         flows_leave_an_address_removed_from_their_service, a_start_finds_stale_flows, flows_of_terminating_endpoints_stay;
     ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
         connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
-        udp_flows_of_terminating_endpoints_stay_if_asked;
+        udp_flows_of_terminating_endpoints_stay_if_asked,
+        connections_of_a_deleted_service_stay_until_it_is_made_anew_without_their_endpoint,
+        sctp_associations_leave_an_endpoint_that_is_gone;
     changes: readiness_moves_traffic, terminating_endpoints_are_the_last_resort;
     table: endpoint_changes_do_not_affect_other_connections, a_node_moves_between_iptables_and_nftables,
         restarted_process_does_not_affect_connections, damaged_table_is_repaired;
     repair: a_damaged_table_comes_back;
     restart: changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        counts_are_exact_over_a_thousand_changes,
         service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for,
         metrics_are_switched_on_and_off_unnoticed;
     refused: elements_count_refused_packets;
@@ -154,12 +160,14 @@ in_ipvs_mode! {
     protocols: udp_flow_leaves_a_gone_endpoint;
     changes: readiness_moves_traffic;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
+        counts_are_exact_over_a_thousand_changes,
         nothing_is_counted_or_shown_unless_asked_for;
     refused: sets_count_refused_packets;
     top: top_shows_the_connections_that_were_made;
     ended: a_hung_connection_reconnects, connections_of_others_and_of_endpoints_that_are_left_stay,
         connections_end_once_an_endpoint_can_reset_them, a_start_ends_connections_to_endpoints_that_went_meanwhile,
-        udp_flows_of_terminating_endpoints_stay_if_asked;
+        udp_flows_of_terminating_endpoints_stay_if_asked,
+        connections_of_a_deleted_service_stay_until_it_is_made_anew_without_their_endpoint;
     ipvs: a_connection_outlives_its_endpoint, a_connection_outlives_its_service, a_connection_outlives_the_proxy,
         round_robin_is_even, source_hashing_keeps_clients, a_node_moves_between_modes,
         flushed_virtual_servers_and_rules_are_restored, servers_of_others_stay,

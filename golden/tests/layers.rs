@@ -24,7 +24,7 @@ const PROXIER: &[(&str, &[&str])] = &[
     ("tuning", &["model"]),
     ("mailbox", &["model", "track", "traffic"]),
     ("xtables", &["backend", "model"]),
-    ("iptables", &["addresses", "backend", "model", "traffic", "xtables"]),
+    ("iptables", &["addresses", "backend", "hash_support", "model", "traffic", "xtables"]),
     ("ipvs", &["addresses", "backend", "hash_support", "model", "traffic", "xtables"]),
     ("nftables", &["addresses", "backend", "hash_support", "maglev", "model", "traffic"]),
     ("leftovers", &["backend", "iptables", "ipvs", "nftables", "xtables"]),

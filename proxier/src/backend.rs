@@ -145,6 +145,8 @@ pub struct SyncStats {
     pub no_local_internal: usize,
     /// The same under `externalTrafficPolicy: Local`.
     pub no_local_external: usize,
+    /// Services that ask for endpoints chosen by a hash, which the mode or the kernel cannot do.
+    pub unhashed_services: usize,
     /// Rules by table.
     pub rules: Vec<TableRules>,
     /// Failed attempts before one succeeded.

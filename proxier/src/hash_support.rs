@@ -12,11 +12,23 @@ use crate::model::{NamespacedName, ServicePort, ServicePortName, Snapshot};
 pub(crate) struct HashSupport {
     /// `None` until the first Service port asks for a hash.
     is_supported: Option<bool>,
-    /// Services that go without a hash and have a warning in the log.
-    logged: BTreeSet<NamespacedName>,
+    /// Services that ask for a hash and go without.
+    without: BTreeSet<NamespacedName>,
+    /// Whether their warnings are written elsewhere.
+    is_quiet: bool,
 }
 
 impl HashSupport {
+    /// A mode that never hashes; the tracker warns of the Services.
+    pub(crate) fn never() -> Self {
+        Self { is_supported: Some(false), is_quiet: true, ..Self::default() }
+    }
+
+    /// How many Services ask for a hash and go without.
+    pub(crate) fn services_without(&self) -> usize {
+        self.without.len()
+    }
+
     /// Whether hashes are rendered. Until the first request they are.
     pub(crate) fn is_supported(&self) -> bool {
         self.is_supported.unwrap_or(true)
@@ -50,10 +62,19 @@ impl HashSupport {
             return;
         }
         let next = lacks.map(|lacks| format!(": {lacks}")).unwrap_or_default();
-        for (service, asks) in asking {
-            if !asks {
-                self.logged.remove(&service);
-            } else if self.logged.insert(service.clone()) {
+        if changed.is_none() {
+            let asking: BTreeSet<&NamespacedName> = asking.iter().map(|(service, _)| service).collect();
+            self.without.retain(|service| asking.contains(service));
+        }
+        let still_asks =
+            |service: &NamespacedName| snapshot.ports.iter().any(|(name, port)| name.service == *service && asks(port));
+        for (service, does_ask) in asking {
+            if !does_ask {
+                // One of its ports may be gone alone.
+                if self.without.contains(&service) && !still_asks(&service) {
+                    self.without.remove(&service);
+                }
+            } else if self.without.insert(service.clone()) && !self.is_quiet {
                 warn!("{family}: cannot choose endpoints of Service {service} by a hash, choosing as for others{next}");
             }
         }

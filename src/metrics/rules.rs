@@ -19,6 +19,7 @@ pub struct RuleMetrics {
     last: IntGaugeVec,
     no_local: IntGaugeVec,
     rejected: IntGaugeVec,
+    unhashed: IntGaugeVec,
 }
 
 impl RuleMetrics {
@@ -66,6 +67,12 @@ impl RuleMetrics {
                 "Service ports left out because the kernel or its tool refuses them",
                 FAMILY,
             )?,
+            unhashed: gauge(
+                all,
+                "unhashed_services",
+                "Services that ask for endpoints chosen by a hash, which the mode or the kernel cannot do",
+                FAMILY,
+            )?,
         })
     }
 
@@ -78,6 +85,7 @@ impl RuleMetrics {
                     self.no_local.with_label_values(&[policy, family.name()]).set(int(count));
                 }
                 self.rejected.with_label_values(label).set(int(stats.rejected.len()));
+                self.unhashed.with_label_values(label).set(int(stats.unhashed_services));
                 let failures = [
                     (&self.nftables_failures, stats.failed_writes),
                     (&self.nftables_cleanup_failures, stats.failed_deletions),

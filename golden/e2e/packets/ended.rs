@@ -158,3 +158,45 @@ pub(super) fn udp_flows_of_terminating_endpoints_stay_if_asked(cluster: Cluster)
     cluster.write(&with(&[ready(POD_6)]));
     eventually("once it is gone they move", PROMPT, || at(&kept, POD_6));
 }
+
+/// A Service that is deleted asks for nothing, and its pods may be alive; the one that is made anew asks again.
+pub(super) fn connections_of_a_deleted_service_stay_until_it_is_made_anew_without_their_endpoint(cluster: Cluster) {
+    let cluster = cluster.running(&[web().endpoints([ready(POD_5)])]);
+    let mut open = sessions(&cluster, &web(), POD_5);
+    cluster.write(&[]);
+    eventually("the Service is gone", PROMPT, || {
+        Family::BOTH.iter().all(|family| cluster.pod(POD_9).attempt(Tcp, web().address(*family)).is_err())
+    });
+    std::thread::sleep(PASS);
+    open.iter_mut().for_each(Session::still_works);
+    assert_eq!(ended(&cluster), 0);
+    cluster.write(&[web().endpoints([ready(POD_6)])]);
+    are_reset(open);
+}
+
+/// The entry of an association is deleted: its next packet goes to an endpoint that is left.
+pub(super) fn sctp_associations_leave_an_endpoint_that_is_gone(cluster: Cluster) {
+    const FROM: u16 = 4001;
+    let [asks, plain] =
+        [64, 65].map(|number| Service::new(if number == 64 { "sigtran" } else { "plain" }, number).protocol("SCTP"));
+    let asks = asks.annotation(END_STALE_CONNECTIONS, "true");
+    let with = |pod| [&asks, &plain].map(|service| service.clone().endpoints([ready(pod)]));
+    let cluster = cluster.running(&with(POD_5));
+    let sinks = |family| [POD_5, POD_6].map(|pod| cluster.sctp_sink(pod, family));
+    let goes_to = |family, service: &Service| {
+        let sinks = sinks(family);
+        cluster.pod(POD_9).send_sctp_init(FROM, service.address(family));
+        sinks.map(|sink| sink.receive(Duration::from_millis(500)).is_some())
+    };
+    for family in Family::BOTH {
+        for service in [&asks, &plain] {
+            assert_eq!(goes_to(family, service), [true, false], "{family:?} {}", service.full_name());
+        }
+    }
+    cluster.write(&with(POD_6));
+    eventually("each association of the Service that asks is ended", PROMPT, || ended(&cluster) == 2);
+    for family in Family::BOTH {
+        assert_eq!(goes_to(family, &asks), [false, true], "{family:?}: to the endpoint that is left");
+        assert_eq!(goes_to(family, &plain), [true, false], "{family:?}: others stay");
+    }
+}

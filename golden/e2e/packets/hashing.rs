@@ -12,9 +12,11 @@ use golden::flavour::Flavour;
 use proxier::maglev::MaglevTable;
 use proxier::model::EndpointHash;
 
+use super::metrics::Scrape;
 use super::{SOON, binary, pods};
 
 const ANNOTATION: &str = "kube-proxy-rust.internal/endpoint-hash";
+const UNHASHED: &str = "kubeproxy_sync_proxy_rules_unhashed_services";
 const NODE_PORT: u16 = 30085;
 const ALL: [Pod; 4] = [POD_5, POD_6, FAR_5, FAR_6];
 
@@ -159,6 +161,16 @@ pub(super) fn iptables_mode_says_that_it_does_not_hash(cluster: Cluster) {
         |cluster: &Cluster| cluster.log().matches("cannot choose endpoints by a hash in iptables mode").count();
     assert_eq!(warnings(&cluster), 1, "{}", cluster.log());
     assert!(cluster.log().contains("default/hashed"), "{}", cluster.log());
+    let unhashed = |count: u64| {
+        let values = || {
+            let scrape = Scrape::attempt(&cluster)?;
+            Some(scrape.values(UNHASHED, &[]).into_values().collect::<Vec<_>>())
+        };
+        eventually("both families count the Services", SOON, || values() == Some(vec![count; 2]));
+    };
+    unhashed(1);
+    cluster.write(&[]);
+    unhashed(0);
 }
 
 pub(super) fn virtual_servers_hash_and_nodes_agree(cluster: Cluster) {

@@ -209,6 +209,23 @@ pub(super) fn counts_are_exact_over_changes_and_restarts(cluster: Cluster) {
     }
 }
 
+/// Without scrapes in between: what a Service counts does not depend on the changes of others, nor in nftables mode on its own.
+pub(super) fn counts_are_exact_over_a_thousand_changes(cluster: Cluster) {
+    let cluster = counting(cluster, "Endpoints").running(&[web(&[POD_5]), kept()]);
+    let mut sent = Sent::new(&cluster);
+    let (sets, before) = ([&[POD_5][..], &[POD_5, FAR_5], &[FAR_5, POD_6, POD_9], &[POD_6]], syncs(&cluster));
+    for step in 1..=1000 {
+        cluster.write(&[web(sets[step % sets.len()]), kept()]);
+        sent.connect("kept", 1);
+        if step % 200 == 0 {
+            sent.check();
+        }
+    }
+    let after = syncs(&cluster);
+    eprintln!("{before:?} syncs before 1,000 changes, {after:?} after them");
+    assert!(after.iter().zip(before).all(|(after, before)| after - before >= 100), "{before:?} to {after:?}");
+}
+
 pub(super) fn service_ports_beyond_the_limit_are_counted_as_omitted(cluster: Cluster) {
     let cluster = cluster.configured("serviceMetrics", json!({ "level": "Services", "limit": 1, "namespaces": [] }));
     let cluster = cluster.running(&[web(&[POD_5]), kept()]);

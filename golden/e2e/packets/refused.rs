@@ -41,12 +41,12 @@ fn ranged() -> Service {
     ranged.source_ranges(&[&allowed[0], &allowed[1]]).endpoints([ready(POD_5)])
 }
 
-/// A total for each Service and reason, in each family.
-type Totals = Vec<(&'static str, &'static str, u64)>;
+/// The total of a Service and reason, in each family.
+type Total = (&'static str, &'static str, u64);
 
 /// Waits until the totals are these and no others are above zero.
 #[track_caller]
-fn check(cluster: &Cluster, totals: &Totals) {
+fn check(cluster: &Cluster, totals: &[Total]) {
     let shown = |scrape: &Scrape| {
         Family::BOTH.iter().all(|family| {
             let all = scrape.values(REFUSED, &[of_family(*family)]);
@@ -72,7 +72,7 @@ fn check(cluster: &Cluster, totals: &Totals) {
 }
 
 /// Sends to each Service, and returns the totals.
-fn send_to_all(cluster: &Cluster, traits: Traits) -> Totals {
+fn send_to_all(cluster: &Cluster, traits: Traits) -> Vec<Total> {
     let (pod, host, outside) = (cluster.pod(POD_9), cluster.host(), cluster.outside());
     for family in Family::BOTH {
         pod.send(empty().address(family), 7);
@@ -147,7 +147,7 @@ fn refused_packets_are_counted(cluster: Cluster, traits: Traits) {
 }
 
 /// The total stays while nothing is refused, and goes on.
-fn an_endpoint_comes_and_goes(cluster: &Cluster, totals: &mut Totals) {
+fn an_endpoint_comes_and_goes(cluster: &Cluster, totals: &mut [Total]) {
     let served = empty().endpoints([ready(POD_5)]);
     change(cluster, &[served.clone(), inner(), away(), ranged()]);
     for family in Family::BOTH {
@@ -164,7 +164,7 @@ fn an_endpoint_comes_and_goes(cluster: &Cluster, totals: &mut Totals) {
 }
 
 /// The kernel counts while there is no proxy, and a new one shows the kernel's counts.
-fn a_proxy_is_replaced(cluster: &Cluster, totals: &mut Totals) {
+fn a_proxy_is_replaced(cluster: &Cluster, totals: &mut [Total]) {
     cluster.kill();
     for family in Family::BOTH {
         cluster.pod(POD_9).send(inner().address(family), 5);

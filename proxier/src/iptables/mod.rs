@@ -41,6 +41,7 @@ pub use self::settings::{INVALID_DROPPED_COUNTER, LOCALHOST_NODE_PORTS_COUNTER};
 pub use self::traffic::read_connections;
 use crate::addresses::NodeAddresses;
 use crate::backend::{Backend, RejectedPorts, SyncError, SyncStats, TableRules, budget_pause, list_rejected, reject};
+use crate::hash_support::HashSupport;
 use crate::model::{Config, Scope, ServicePortName, Snapshot};
 use crate::xtables::{FormattingExceptions, ObservedTables, QuickCheck, TableCheck};
 
@@ -68,6 +69,8 @@ pub struct Iptables {
     /// The duration of the last full read.
     reading: Duration,
     referenced: ReferencedChains,
+    /// Counts the Services whose endpoints should be chosen by a hash, which rules of iptables cannot do.
+    hash_support: HashSupport,
     next_check: Option<Instant>,
 }
 
@@ -111,6 +114,7 @@ impl Iptables {
             tables: TableCheck::default(),
             reading: Duration::ZERO,
             referenced: ReferencedChains::default(),
+            hash_support: HashSupport::never(),
             next_check: None,
         };
         mode.read_liberal();
@@ -139,6 +143,7 @@ impl Iptables {
     ) -> Result<SyncStats, RestoreFailure> {
         let plain = |error| RestoreFailure { ports: Vec::new(), elsewhere: true, undeletable: Vec::new(), error };
         self.quick.forget();
+        self.hash_support.update(self.family, snapshot, changed, || Ok(()));
         let mut settings = self.settings(snapshot);
         let changed = changed.filter(|_| self.state.settings.as_ref() == Some(&settings));
         let mut writes = self.generation.begin(self.tool.as_mut(), changed.is_none());
@@ -187,6 +192,7 @@ impl Iptables {
             rejected: list_rejected(&self.rejected),
             no_local_internal: self.state.totals.no_local_internal,
             no_local_external: self.state.totals.no_local_external,
+            unhashed_services: self.hash_support.services_without(),
             rules: rules.to_vec(),
             ..SyncStats::default()
         }

@@ -121,6 +121,7 @@ impl Ipvs {
             rejected: list_rejected(&self.rejected),
             no_local_internal,
             no_local_external,
+            unhashed_services: self.hash_support.services_without(),
             rules: Vec::new(),
             ..SyncStats::default()
         }

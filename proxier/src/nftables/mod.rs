@@ -122,6 +122,7 @@ impl Nftables {
             rejected: list_rejected(&self.rejected),
             no_local_internal,
             no_local_external,
+            unhashed_services: self.hash_support.services_without(),
             rules: Vec::new(),
             failed_writes: 0,
             failed_deletions: std::mem::take(&mut self.failed_deletions),
