@@ -104,7 +104,8 @@ impl FlowCleaner {
             return false;
         }
         let Ok(now) = self.addresses(node_ip) else { return false };
-        let left = !left(&self.served, &now).is_empty();
+        // Each pod that ends takes the link-local address of its interface along.
+        let left = left(&self.served, &now).iter().any(|ip| !self.family.is_link_local(ip));
         self.served.extend(now);
         left
     }

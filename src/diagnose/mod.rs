@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
@@ -145,6 +146,9 @@ enum Status {
     CouldNotTell,
 }
 
+/// How long a change that has come may take until it is in the kernel: the minimum interval of syncs and a sync.
+const SYNC_TIME: Duration = Duration::from_millis(1500);
+
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
     answer_with(shown(arguments), Status::CouldNotTell.code())
@@ -179,7 +183,24 @@ impl Status {
     }
 }
 
+/// Diagnoses, and does so again if rules are not as they should be while a proxy runs: it may be about to write them.
 fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
+    let first = diagnose_once(arguments)?;
+    let before: BTreeSet<String> = first.altered().map(|finding| finding.what.clone()).collect();
+    if before.is_empty() || !first.proxy_found {
+        return Ok(first);
+    }
+    std::thread::sleep(SYNC_TIME);
+    let mut second = diagnose_once(arguments)?;
+    let is_new =
+        |finding: &Finding| finding.certain && finding.cause == Cause::RulesAltered && !before.contains(&finding.what);
+    // What was different before is a change, too.
+    second.findings.iter_mut().filter(|finding| is_new(finding)).for_each(|finding| finding.certain = false);
+    second.settle();
+    Ok(second)
+}
+
+fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     let (mut service, asked) = match &arguments.target {
         Target::Service(service) => (Some(service.clone()), None),
         Target::Address(to, protocol) => {
@@ -270,22 +291,33 @@ fn exonerate(findings: &mut Vec<Finding>) {
     rest.for_each(|finding| finding.certain = false);
 }
 
-fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: Vec<Unread>) -> Diagnosis {
-    findings.sort_by(|a, b| (!a.certain, a.cause, &a.what).cmp(&(!b.certain, b.cause, &b.what)));
-    findings.dedup();
-    let status = match () {
-        () if findings.iter().any(|finding| finding.certain) => Status::CauseFound,
-        // What could not be read may be the cause.
-        () if !findings.is_empty() || !unread.is_empty() => Status::CouldNotTell,
-        () => Status::Healthy,
-    };
+impl Diagnosis {
+    /// Rules that are not as they should be.
+    fn altered(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.certain && finding.cause == Cause::RulesAltered)
+    }
+
+    /// Puts the findings in order, and the status that follows from them.
+    fn settle(&mut self) {
+        self.findings.sort_by(|a, b| (!a.certain, a.cause, &a.what).cmp(&(!b.certain, b.cause, &b.what)));
+        self.findings.dedup();
+        self.status = match () {
+            () if self.findings.iter().any(|finding| finding.certain) => Status::CauseFound,
+            // What could not be read may be the cause.
+            () if !self.findings.is_empty() || !self.unread.is_empty() => Status::CouldNotTell,
+            () => Status::Healthy,
+        };
+    }
+}
+
+fn summed_up(target: String, findings: Vec<Finding>, walks: Walks, unread: Vec<Unread>) -> Diagnosis {
     let Walks { followed, not_followed, assumed, .. } = walks;
     let configuration = None;
     let schema = SCHEMA;
-    Diagnosis {
+    let mut diagnosis = Diagnosis {
         schema,
         target,
-        status,
+        status: Status::CouldNotTell,
         findings,
         followed,
         not_followed,
@@ -294,7 +326,9 @@ fn summed_up(target: String, mut findings: Vec<Finding>, walks: Walks, unread: V
         replies_checked: false,
         proxy_found: false,
         configuration,
-    }
+    };
+    diagnosis.settle();
+    diagnosis
 }
 
 /// The Service that rules send packets to an address to.

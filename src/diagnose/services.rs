@@ -4,7 +4,8 @@
 
 use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView};
 
-use proxier::model::NodeInfo;
+use netfilter::IpFamily;
+use proxier::model::{NodeInfo, ServicePort, ServicePortName};
 use proxier::track::Tracker;
 use proxier_inspect::node::FamilyRules;
 
@@ -37,7 +38,7 @@ pub fn unknown(
         return None;
     }
     if let Some(asked) = asked
-        && let Some(finding) = other_port(asked, others)
+        && let Some(finding) = other_port(asked, others).or_else(|| at_another_node(seen, asked))
     {
         return Some(finding);
     }
@@ -72,6 +73,26 @@ pub fn unknown(
             Finding { certain: false, what, ..finding }
         }
     })
+}
+
+/// That the port is a node port, and the address not this node's.
+fn at_another_node(seen: &NodeInspection, asked: &TargetAddress) -> Option<Finding> {
+    let family = IpFamily::of(&asked.to.ip());
+    if seen.rules.of(family).is_none_or(|rules| rules.addresses.contains(&asked.to.ip())) {
+        return None;
+    }
+    let snapshot = seen.objects.as_ref()?.get(&family)?.snapshot(family.localhost());
+    let is_it = |(name, port): &(&ServicePortName, &ServicePort)| {
+        name.protocol == asked.protocol && port.node_port == asked.to.port()
+    };
+    let (name, _) = snapshot.ports.iter().find(is_it)?;
+    let what = format!(
+        "{} is the node port of {}, and {} is no address of this node: the rules of the node that has it decide",
+        asked.to.port(),
+        name.service,
+        asked.to.ip()
+    );
+    Some(Finding::suspect(Cause::NoSuchService, what, "run kube-proxy diagnose on that node"))
 }
 
 /// That the address is a Service's, and the port is not.

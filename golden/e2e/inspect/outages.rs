@@ -121,3 +121,37 @@ fn rate_limit_that_is_assumed_not_to_be_exceeded_is_said() {
     let (said, _) = run(&cluster, "diagnose 192.168.50.2:30080 --from outside");
     assert!(said.contains("Assumed: filter FORWARD") && said.contains("--hashlimit-above 1/hour"), "{said}");
 }
+
+#[test]
+fn change_that_is_under_way_is_not_called_an_altered_rule() {
+    let mut node = Node::new(BINARY);
+    let api = node.api_server_with_web(&["10.244.2.5"]);
+    node.start(&["--master", &api.url(), "--proxy-mode", "iptables", "--iptables-min-sync-period", "1s"]);
+    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    let diagnose = || {
+        let mut command = node.netns().command(BINARY);
+        printed(&command.args(["diagnose", "default/web"]).output().expect("it runs"))
+    };
+    // Syncs are a second apart, so the second change of each pair waits.
+    for number in 6..12 {
+        api.apply(slice("web-1", "web", &[&format!("10.244.2.{number}")]));
+        api.apply(slice("web-1", "web", &[&format!("10.244.3.{number}")]));
+        let said = diagnose();
+        assert!(!said.contains("CAUSE rules-altered"), "{said}");
+    }
+    let altered = "iptables -w -t nat -F KUBE-SERVICES";
+    node.send(Signal::SIGSTOP);
+    node.netns().run(altered);
+    let said = diagnose();
+    node.send(Signal::SIGCONT);
+    assert!(said.contains("CAUSE rules-altered"), "what stays is one: {said}");
+}
+
+#[test]
+fn node_port_of_another_node_is_not_said_to_be_no_service() {
+    let service = Service::new("web", 20).node_port(NODE_PORT).endpoints([ready(POD_5)]);
+    let cluster = Cluster::new(Flavour::Nft, Path::new(BINARY)).configured("mode", json!("iptables"));
+    let cluster = cluster.running(&[service]);
+    let (said, status) = run(&cluster, "diagnose 192.168.50.99:30080 --from host");
+    assert!(status == Some(2) && said.contains("is no address of this node"), "{said}");
+}

@@ -237,7 +237,7 @@ fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
             let iptables = ["iptables-nft", "ip6tables-nft"][at];
             let ips = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]][at];
             let place = &PLACES[at];
-            for ip in ips {
+            for ip in [ips[0], ips[1], "fe80::99/64"] {
                 run(&format!("ip addr add {ip} dev lo"));
             }
             run(&format!(
@@ -254,6 +254,9 @@ fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
             let everywhere = NodePortAddresses::default();
             let mut cleaner = FlowCleaner::new(family, everywhere, Box::new(SystemConntrack), Box::new(SystemHost));
             assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(0), "they go where they should");
+            // As the interface of a pod that ends.
+            run("ip addr del fe80::99/64 dev lo");
+            assert!(!cleaner.lost_node_port_address(ips[0].parse().expect("an address")), "no full sync for that");
             run(&format!("ip addr del {} dev lo", ips[1]));
             assert!(cleaner.lost_node_port_address(ips[0].parse().expect("an address")));
             assert_eq!(dns.clean(&mut cleaner, ips[0], &Scope::Full), Some(1));

@@ -69,9 +69,12 @@ fn is_as(found: &ruleset::Element, expected: &Element) -> bool {
 }
 
 /// Whether a table has our layout.
+///
+/// After a move back to upstream's proxy, sets of ours are left, which no packet meets, beside its chain for each Service port
+/// (`service-HASH-NAMESPACE/NAME/PROTOCOL/PORT`). Over those, ours makes the table anew.
 #[must_use]
 pub fn is_ours(table: &Table) -> bool {
-    table.sets.keys().any(|name| is_own_set(name))
+    table.sets.keys().any(|name| is_own_set(name)) && !table.chains.keys().any(|name| name.contains('/'))
 }
 
 /// Compares the tables. `None`: the table does not exist.
