@@ -61,6 +61,27 @@ impl<T: Transport> Reflector<T> {
         }
     }
 
+    /// Whether the server's newest version is the last one seen or a later one. Otherwise it may have lost what came
+    /// after a backup of its etcd, and a watch from that version stays silent.
+    ///
+    /// Asks for one object at most.
+    pub(super) async fn is_version_known(&mut self) -> bool {
+        let Ok(newest) = self.newest_version().await else { return false };
+        let numbers = newest.parse::<u64>().ok().zip(self.version.last().parse::<u64>().ok());
+        numbers.is_some_and(|(newest, seen)| newest >= seen)
+    }
+
+    async fn newest_version(&mut self) -> Result<String, Failure> {
+        let path = self.resource.newest();
+        let mut answer = self.send(Verb::List, &path, PAGE_HEAD_TIMEOUT).await?;
+        let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
+        let stalled = |_| Failure::Stalled("bytes of a list", PAGE_IDLE_TIMEOUT);
+        while let Some(chunk) = timeout(PAGE_IDLE_TIMEOUT, answer.body.chunk()).await.map_err(stalled)? {
+            decoder.push(&chunk.map_err(Failure::Request)?, &mut |_| ()).map_err(Failure::Wire)?;
+        }
+        Ok(decoder.finish().map_err(Failure::Wire)?.resource_version)
+    }
+
     /// Lists one page: each object goes to the sink as soon as it is decoded.
     async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
         let mut answer = self.send(Verb::List, &self.resource.list(page), PAGE_HEAD_TIMEOUT).await?;

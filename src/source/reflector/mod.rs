@@ -36,7 +36,10 @@ use crate::client::Verb;
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long after its own timeout a watch may be silent.
 const WATCH_TIMEOUT_GRACE: Duration = Duration::from_secs(30);
-/// How long a watch may be silent on a server with bookmarks, which come about once a minute. A server whose etcd was
+/// What an open watch is silent of.
+const AWAITED: &str = "event or bookmark";
+/// How long a watch may be silent on a server with bookmarks, which come about once a minute, but not of a kind that rests
+/// if etcd sends no progress notifications: then the server is asked for its newest version. A server whose etcd was
 /// restored from a backup never answers a watch from a version that it does not have yet: only a list helps then.
 const BOOKMARK_TIMEOUT: Duration = Duration::from_secs(120);
 /// A watch that ends sooner counts as a failure.
@@ -139,6 +142,10 @@ impl<T: Transport> Reflector<T> {
                     refusals = 0;
                     continue;
                 }
+                Err(Failure::Stalled(AWAITED, _)) if self.is_version_known().await => {
+                    debug!("Watch of {}s was silent, watching again", self.resource.kind.name());
+                    continue;
+                }
                 Err(ended) => ended,
             };
             refusals += u32::from(ended.is_answer());
@@ -228,7 +235,7 @@ impl<T: Transport> Reflector<T> {
             } else {
                 timeout.max(WATCH_TIMEOUT * 2) + WATCH_TIMEOUT_GRACE
             };
-            match watch.next(silence, "event or bookmark").await {
+            match watch.next(silence, AWAITED).await {
                 Ok(Some(WatchEvent::Bookmark { resource_version, .. })) => {
                     self.has_bookmarks = true;
                     self.version.seen(&resource_version);

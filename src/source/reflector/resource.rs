@@ -56,6 +56,11 @@ impl Resource {
         self.request(&[("limit", &limit), ("continue", token), ("resourceVersion", version)])
     }
 
+    /// Path and query of a list of one object, which tells the newest version.
+    pub fn newest(&self) -> String {
+        self.request(&[("limit", "1")])
+    }
+
     /// Path and query of a watch from a version on. `timeout`: when the server ends it.
     pub fn watch(&self, resource_version: &str, timeout: Duration) -> String {
         self.request(&[

@@ -70,13 +70,28 @@ async fn truncated_event_starts_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_watch_ends_when_bookmarks_stop() {
-    let then = [bookmark(8, false), BodyStep::Hang];
-    let script =
-        move |path: &str, _| if is_stream(path) { streamed(&then) } else { ScriptedReply::Body(vec![BodyStep::Hang]) };
-    let outcome = Reflected::new(script).after(SECONDS(200)).await;
-    assert_eq!(outcome.letters(), "SS", "the version may be one that a restored etcd does not have");
-    assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no event or bookmark for 120s"]);
+async fn silent_watch_ends_when_bookmarks_stop_and_the_version_is_unknown() {
+    let silent = |newest: Option<u32>| {
+        let then = [bookmark(8, false), BodyStep::Hang];
+        move |path: &str, _| match newest {
+            _ if is_stream(path) => streamed(&then),
+            Some(newest) if !is_watch(path) => {
+                assert!(path.contains("limit=1") && !path.contains("resourceVersion"), "{path}");
+                ScriptedReply::Body(list(newest, "", &["a"]))
+            }
+            _ => ScriptedReply::Body(vec![BodyStep::Hang]),
+        }
+    };
+    // The newest version cannot be read, or is an older one, as of an etcd that was restored.
+    for newest in [None, Some(7)] {
+        let outcome = Reflected::new(silent(newest)).after(SECONDS(200)).await;
+        assert_eq!(outcome.letters(), "SLS", "{newest:?}");
+        assert_eq!(outcome.troubles, ["http://127.0.0.1:1: no event or bookmark for 120s"]);
+    }
+    // A kind that rests: the watch goes on, and nothing is listed.
+    let outcome = Reflected::new(silent(Some(8))).after(SECONDS(500)).await;
+    assert_eq!(outcome.letters(), "SLWLWLWLW");
+    assert_eq!(outcome.troubles, [""; 0]);
     // A server without bookmarks has until its own timeout.
     let outcome = Reflected::new(|_, _| streamed(&[BodyStep::Hang])).after(SECONDS(600)).await;
     assert_eq!(outcome.letters(), "S");
