@@ -1,6 +1,7 @@
 //! `serviceMetrics`: counted connections are exactly those that were made, whatever happens to rules and proxies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use golden::cluster::Protocol::{Tcp, Udp};
 use golden::cluster::{
@@ -144,12 +145,17 @@ fn syncs(cluster: &Cluster) -> [u64; 2] {
     })
 }
 
-/// Writes other Services and waits until both families have synced.
+/// Three times the minimum interval of syncs: the objects of one file may come in two of them.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Writes other Services and waits until both families have synced them all.
 pub(super) fn change(cluster: &Cluster, services: &[Service]) {
     let before = syncs(cluster);
     cluster.write(services);
     eventually("both families have synced", SOON, || {
-        syncs(cluster).iter().zip(before).all(|(after, before)| *after > before)
+        let now = syncs(cluster);
+        std::thread::sleep(QUIET);
+        now.iter().zip(before).all(|(after, before)| *after > before) && syncs(cluster) == now
     });
 }
 
