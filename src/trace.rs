@@ -169,10 +169,11 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
             true => Style::Red,
             false => Style::Green,
         };
-        let _ = writeln!(out, "{}", terminal.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
+        // The verdict is the last line, with its doubts, also for `tail -n 1`.
         if !bad {
             let _ = writeln!(out, "{}", terminal.styled(Style::Dim, REPLIES));
         }
+        let _ = writeln!(out, "{}", terminal.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
     }
     if trace.branches.len() > shown.len() {
         let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
