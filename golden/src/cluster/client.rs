@@ -296,6 +296,10 @@ fn ask(socket: &UdpSocket) -> Result<Answer, Failure> {
 }
 
 fn parse(line: &str) -> Result<Answer, Failure> {
+    // As by the proxy of localhost node ports when the last endpoint goes.
+    if line.is_empty() {
+        return Err(Failure::Other("the connection was closed without an answer".to_owned()));
+    }
     let (pod, client) = line.trim_end().split_once(' ').unwrap_or_else(|| panic!("an answer, not {line:?}"));
     let client: SocketAddr = client.parse().unwrap_or_else(|e| panic!("{client}: {e}"));
     if pod == STRANGER.name {
