@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
+use proxier_inspect::node::facts::Facts;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Origin, Packet, Verdict};
-
-use proxier_inspect::node::facts::Facts;
 
 use super::finding::{Cause, Finding};
 use super::node::BRIDGED;

@@ -186,15 +186,16 @@ impl Status {
 /// Diagnoses, and does so again if rules are not as they should be while a proxy runs: it may be about to write them.
 fn diagnose(arguments: &Arguments) -> Result<Diagnosis, String> {
     let first = diagnose_once(arguments)?;
-    let before: BTreeSet<String> = first.altered().map(|finding| finding.what.clone()).collect();
+    let is_altered = |finding: &Finding| finding.certain && finding.cause == Cause::RulesAltered;
+    let altered = first.findings.iter().filter(|finding| is_altered(finding));
+    let before: BTreeSet<String> = altered.map(|finding| finding.what.clone()).collect();
     if before.is_empty() || !first.proxy_found {
         return Ok(first);
     }
     std::thread::sleep(SYNC_TIME);
     let mut second = diagnose_once(arguments)?;
-    let is_new =
-        |finding: &Finding| finding.certain && finding.cause == Cause::RulesAltered && !before.contains(&finding.what);
     // What was different before is a change, too.
+    let is_new = |finding: &Finding| is_altered(finding) && !before.contains(&finding.what);
     second.findings.iter_mut().filter(|finding| is_new(finding)).for_each(|finding| finding.certain = false);
     second.settle();
     Ok(second)
@@ -292,11 +293,6 @@ fn exonerate(findings: &mut Vec<Finding>) {
 }
 
 impl Diagnosis {
-    /// Rules that are not as they should be.
-    fn altered(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.certain && finding.cause == Cause::RulesAltered)
-    }
-
     /// Puts the findings in order, and the status that follows from them.
     fn settle(&mut self) {
         self.findings.sort_by(|a, b| (!a.certain, a.cause, &a.what).cmp(&(!b.certain, b.cause, &b.what)));

@@ -4,12 +4,11 @@
 
 use std::net::IpAddr;
 
-use proxier_inspect::services::{EndpointView, ServicePortView};
-use proxier_inspect::walk::{Origin, Packet, Trace, Verdict};
-
 use proxier_inspect::node::Unread;
 use proxier_inspect::node::facts::{Facts, ipv4_setting};
 use proxier_inspect::node::paths::Paths;
+use proxier_inspect::services::{EndpointView, ServicePortView};
+use proxier_inspect::walk::{Origin, Packet, Trace, Verdict};
 
 use super::finding::{Cause, Finding};
 

@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use proxier_inspect::drift::Difference;
+use proxier_inspect::node::facts::Facts;
 use proxier_inspect::rules::Counters;
 use proxier_inspect::services::{Address, AddressVerdict, EndpointView, RealView, ServicePortView};
-
-use proxier_inspect::node::facts::Facts;
 
 use crate::inspect::report::Report;
 use crate::terminal::{Style, Table, Terminal, wrapped};

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use netfilter::IpFamily;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::MetricType;
 use prometheus::{IntCounterVec, IntGaugeVec, Result};
 use proxier::model::Protocol;
 
-use super::make::{FAMILY, Registrar, counters, family, gauges};
+use super::make::{FAMILY, Registrar, counters, gauges};
+use super::scraped::ScrapedMetric;
 
-const REJECTED: &str = "kubeproxy_nftables_localhost_nodeport_rejected_packets_total";
+const REJECTED: (&str, &str) = (
+    "kubeproxy_nftables_localhost_nodeport_rejected_packets_total",
+    "[ALPHA] Packets to localhost node ports that were rejected because no proxy serves them",
+);
 
 /// The metrics of the localhost proxy.
 #[derive(Clone)]
@@ -36,39 +39,11 @@ impl LocalhostMetrics {
 /// The packets to localhost node ports that the rules have rejected.
 pub type RejectedPackets = BTreeMap<(IpFamily, Protocol), u64>;
 
-/// Reads the kernel's counters at each scrape.
-pub struct RejectedPacketCollector {
-    read: Box<dyn Fn() -> RejectedPackets + Send + Sync>,
-    desc: Desc,
-}
-
-impl RejectedPacketCollector {
-    pub fn new(read: Box<dyn Fn() -> RejectedPackets + Send + Sync>) -> Result<Self> {
-        let labels = vec!["ip_family".to_owned(), "protocol".to_owned()];
-        Ok(Self { read, desc: Desc::new(REJECTED.to_owned(), HELP.to_owned(), labels, Default::default())? })
-    }
-}
-
-const HELP: &str = "[ALPHA] Packets to localhost node ports that were rejected because no proxy serves them";
-
-impl Collector for RejectedPacketCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    #[allow(clippy::cast_precision_loss)] // the format has one kind of number
-    fn collect(&self) -> Vec<MetricFamily> {
-        let counted = (self.read)();
-        if counted.is_empty() {
-            return Vec::new();
-        }
-        let labels: Vec<([(&str, &str); 2], f64)> = counted
-            .iter()
-            .map(|((of, protocol), packets)| {
-                ([("ip_family", of.name()), ("protocol", protocol.name())], *packets as f64)
-            })
-            .collect();
-        let values: Vec<(&[(&str, &str)], f64)> = labels.iter().map(|(labels, value)| (&labels[..], *value)).collect();
-        vec![family(REJECTED, HELP, MetricType::COUNTER, &values)]
-    }
+#[allow(clippy::cast_precision_loss)] // the format has one kind of number
+pub fn rejected_packets(read: Box<dyn Fn() -> RejectedPackets + Send + Sync>) -> Result<ScrapedMetric<2>> {
+    let samples = move || {
+        let counted = read().into_iter();
+        counted.map(|((of, protocol), packets)| ([of.name(), protocol.name()], packets as f64)).collect()
+    };
+    ScrapedMetric::new(REJECTED, MetricType::COUNTER, ["ip_family", "protocol"], samples)
 }

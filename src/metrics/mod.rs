@@ -11,6 +11,7 @@ mod outages;
 mod packets;
 pub mod process;
 mod rules;
+mod scraped;
 mod services;
 mod slis;
 
@@ -183,7 +184,7 @@ impl Metrics {
     /// # Errors
     /// They are registered already.
     pub fn rejected_packets(&self, read: Box<dyn Fn() -> RejectedPackets + Send + Sync>) -> Result<()> {
-        self.registry.register(Box::new(localhost::RejectedPacketCollector::new(read)?))
+        self.registry.register(Box::new(localhost::rejected_packets(read)?))
     }
 
     /// Exposes how long objects could not be read.
@@ -191,7 +192,7 @@ impl Metrics {
     /// # Errors
     /// It is registered already.
     pub fn outages(&self, read: ReadOutages) -> Result<()> {
-        self.registry.register(Box::new(outages::OutageCollector::new(read)?))
+        self.registry.register(Box::new(outages::watch_failing(read)?))
     }
 
     /// The metrics of the API server's client.

@@ -4,6 +4,7 @@
 //! for it with a deadline and else shows the values of the read before. Syncs are not involved: the reader knows the
 //! kernel only, and names are in it.
 
+mod admission;
 mod refusals;
 mod start;
 mod totals;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use proxier::traffic::{RefusalReason, RefusalSample, RefusedBy};
 
+use super::admission::{Total, admit};
 use super::totals::{KEPT, TrafficSelection};
 use crate::metrics::{FamilyTraffic, RefusedTraffic};
 
@@ -29,12 +30,23 @@ struct RefusalTotal {
     seen: Instant,
 }
 
+impl Total for RefusalTotal {
+    fn new(now: Instant) -> Self {
+        Self { packets: 0, seen: now }
+    }
+
+    fn seen(&self) -> Instant {
+        self.seen
+    }
+}
+
 impl RefusalTotals {
     /// Adds a complete read of the kernel at `now`.
     pub fn add(&mut self, selection: &TrafficSelection, mut samples: Vec<RefusalSample>, now: Instant) {
         samples.retain(|sample| selection.is_selected(sample.by.service()));
         self.totals.retain(|_, total| now.saturating_duration_since(total.seen) < KEPT);
-        self.admit(selection.limit, &samples, now);
+        let present: BTreeSet<Refusal> = samples.iter().map(|sample| (sample.by.clone(), sample.reason)).collect();
+        self.omitted = admit(&mut self.totals, &present.iter().collect(), selection.limit, now);
         let mut last = HashMap::with_capacity(samples.len());
         for RefusalSample { source, by, reason, packets } in samples {
             let Some(total) = self.totals.get_mut(&(by, reason)) else { continue };
@@ -45,25 +57,6 @@ impl RefusalTotals {
             last.insert(source, packets);
         }
         self.last = last;
-    }
-
-    /// Admits new values up to the limit, in order; those that are gone from the kernel make room, the oldest first.
-    fn admit(&mut self, limit: usize, samples: &[RefusalSample], now: Instant) {
-        let present: BTreeSet<Refusal> = samples.iter().map(|sample| (sample.by.clone(), sample.reason)).collect();
-        let new = present.iter().filter(|refusal| !self.totals.contains_key(*refusal)).count();
-        let excess = (self.totals.len() + new).saturating_sub(limit);
-        if excess > 0 {
-            let gone = self.totals.iter().filter(|(refusal, _)| !present.contains(*refusal));
-            let mut gone: Vec<(Instant, Refusal)> =
-                gone.map(|(refusal, total)| (total.seen, refusal.clone())).collect();
-            gone.sort_unstable();
-            gone.iter().take(excess).for_each(|(_, refusal)| _ = self.totals.remove(refusal));
-        }
-        let room = limit.saturating_sub(self.totals.len());
-        self.omitted = new.saturating_sub(room);
-        let new: Vec<Refusal> =
-            present.into_iter().filter(|refusal| !self.totals.contains_key(refusal)).take(room).collect();
-        self.totals.extend(new.into_iter().map(|refusal| (refusal, RefusalTotal { packets: 0, seen: now })));
     }
 
     /// Puts the totals where they are shown.

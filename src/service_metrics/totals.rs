@@ -13,6 +13,7 @@ use netfilter::ipvs::Statistics;
 use proxier::model::{NamespacedName, ServicePortName};
 use proxier::traffic::TrafficSample;
 
+use super::admission::{Total, admit};
 use crate::metrics::{FamilyTraffic, PortTraffic};
 
 /// How long totals are kept and shown after the kernel's last count: endpoints that come back go on where they were.
@@ -63,6 +64,16 @@ struct PortTotal {
     counts: Statistics,
     seen: Instant,
     endpoints: BTreeMap<SocketAddr, EndpointTotal>,
+}
+
+impl Total for PortTotal {
+    fn new(now: Instant) -> Self {
+        Self { counts: Statistics::default(), seen: now, endpoints: BTreeMap::new() }
+    }
+
+    fn seen(&self) -> Instant {
+        self.seen
+    }
 }
 
 #[derive(Debug)]
@@ -116,24 +127,7 @@ impl FamilyTotals {
             port.endpoints.retain(|_, endpoint| now.saturating_duration_since(endpoint.seen) < KEPT);
         }
         let present: BTreeSet<&ServicePortName> = samples.iter().map(|sample| &sample.port).collect();
-        let new: Vec<&ServicePortName> =
-            present.iter().copied().filter(|name| !self.ports.contains_key(*name)).collect();
-        let excess = (self.ports.len() + new.len()).saturating_sub(selection.limit);
-        if excess > 0 {
-            let mut gone: Vec<(Instant, ServicePortName)> = self
-                .ports
-                .iter()
-                .filter(|(name, _)| !present.contains(name))
-                .map(|(name, port)| (port.seen, name.clone()))
-                .collect();
-            gone.sort_unstable();
-            gone.truncate(excess);
-            gone.iter().for_each(|(_, name)| _ = self.ports.remove(name));
-        }
-        let room = selection.limit.saturating_sub(self.ports.len());
-        self.omitted_ports = new.len().saturating_sub(room);
-        let port = || PortTotal { counts: Statistics::default(), seen: now, endpoints: BTreeMap::new() };
-        self.ports.extend(new.into_iter().take(room).map(|name| (name.clone(), port())));
+        self.omitted_ports = admit(&mut self.ports, &present, selection.limit, now);
         self.endpoints = self.ports.values().map(|port| port.endpoints.len()).sum();
     }
 

@@ -15,7 +15,7 @@ use golden::sample::slice;
 use golden::tools::{ToolFault, Tools};
 use serde_json::{Value, json};
 
-use super::node::{diagnosis, json as parsed};
+use super::node::{diagnosis, json as parsed, printed};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 const NODE_PORT: u16 = 30080;
@@ -33,10 +33,6 @@ fn web() -> Service {
 fn run(cluster: &Cluster, words: &str) -> Output {
     let mut command = cluster.node().command(BINARY);
     command.envs(cluster.environment()).args(words.split_whitespace()).output().expect("it starts")
-}
-
-fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A connection from outside to the node port.

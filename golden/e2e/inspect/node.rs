@@ -152,6 +152,11 @@ pub fn json(output: &Output) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
 
+/// What a command printed, with single spaces.
+pub fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 pub fn diagnosis(output: &Output) -> (Vec<String>, i32) {
     let findings = json(output)["findings"].as_array().cloned().unwrap_or_default();
     let cause = |finding: &Value| {

@@ -1,7 +1,6 @@
 //! Outages whose cause `diagnose` once missed, or named wrongly while a real connection said otherwise.
 
 use std::path::Path;
-use std::process::Output;
 use std::time::Duration;
 
 use golden::apiserver::{Fault, Requests};
@@ -13,6 +12,8 @@ use golden::sample::{service, slice};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use super::node::printed;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 const NODE_PORT: u16 = 30080;
 const SOON: Duration = Duration::from_secs(30);
@@ -21,10 +22,6 @@ fn run(cluster: &Cluster, words: &str) -> (String, Option<i32>) {
     let mut command = cluster.node().command(BINARY);
     let output = command.envs(cluster.environment()).args(words.split_whitespace()).output().expect("it starts");
     (printed(&output), output.status.code())
-}
-
-fn printed(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Reads a node's rules back into Services, drift and packet traces.
 //!
-//! [`node`] reads the rules and the state of this node. The other modules are pure: their input is iptables rules and nf_tables tables of any program, IPVS and ipset state, conntrack entries and, where
-//! known, the model that the rules should follow. The results are:
+//! [`node`] reads the rules and the state of this node. The other modules are pure: their input is iptables rules and
+//! nf_tables tables of any program, IPVS and ipset state, conntrack entries and, where known, the model that the rules should
+//! follow. The results are:
 //! - [`services`]: Service ports as the rules implement them, with one reader for each mode;
 //! - [`walk`]: the paths of a packet through all rules, with probabilities;
 //! - [`drift`] and [`servers`]: differences from the expected state, which `expected` in [`proxier::iptables`],

@@ -10,7 +10,6 @@ use std::fmt::Write;
 
 use k8s_openapi::jiff::Zoned;
 use proxier_inspect::drift::Difference;
-
 use proxier_inspect::node::Focus;
 
 use self::gather::ServiceDetails;

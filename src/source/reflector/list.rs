@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxier::track::Change;
+use proxier::track::{Change, Object};
 use tokio::time::timeout;
 use tracing::error;
 
@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::resource::Page;
 use super::transport::{Chunks, Transport};
 use crate::client::Verb;
+use crate::source::Sink;
 use crate::source::wire::{ListDecoder, ListMeta};
 
 /// How long the response head of a page may take; the API server itself ends requests after a minute.
@@ -66,30 +67,28 @@ impl<T: Transport> Reflector<T> {
     ///
     /// Asks for one object at most.
     pub(super) async fn is_version_known(&mut self) -> bool {
-        let Ok(newest) = self.newest_version().await else { return false };
-        let numbers = newest.parse::<u64>().ok().zip(self.version.last().parse::<u64>().ok());
-        numbers.is_some_and(|(newest, seen)| newest >= seen)
-    }
-
-    async fn newest_version(&mut self) -> Result<String, Failure> {
         let path = self.resource.newest();
-        let mut answer = self.send(Verb::List, &path, PAGE_HEAD_TIMEOUT).await?;
-        let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
-        let stalled = |_| Failure::Stalled("bytes of a list", PAGE_IDLE_TIMEOUT);
-        while let Some(chunk) = timeout(PAGE_IDLE_TIMEOUT, answer.body.chunk()).await.map_err(stalled)? {
-            decoder.push(&chunk.map_err(Failure::Request)?, &mut |_| ()).map_err(Failure::Wire)?;
-        }
-        Ok(decoder.finish().map_err(Failure::Wire)?.resource_version)
+        let Ok(newest) = self.decode_page(&path, &mut |_, _| ()).await else { return false };
+        let numbers = newest.resource_version.parse::<u64>().ok().zip(self.version.last().parse::<u64>().ok());
+        numbers.is_some_and(|(newest, seen)| newest >= seen)
     }
 
     /// Lists one page: each object goes to the sink as soon as it is decoded.
     async fn page(&mut self, page: &Page) -> Result<ListMeta, Failure> {
-        let mut answer = self.send(Verb::List, &self.resource.list(page), PAGE_HEAD_TIMEOUT).await?;
+        self.decode_page(&self.resource.list(page), &mut Sink::apply).await
+    }
+
+    async fn decode_page(
+        &mut self,
+        path: &str,
+        each: &mut (dyn FnMut(&mut Sink, Object) + Send),
+    ) -> Result<ListMeta, Failure> {
+        let mut answer = self.send(Verb::List, path, PAGE_HEAD_TIMEOUT).await?;
         let mut decoder = ListDecoder::new(self.resource.kind, answer.encoding);
         let stalled = |_| Failure::Stalled("bytes of a list", PAGE_IDLE_TIMEOUT);
         while let Some(chunk) = timeout(PAGE_IDLE_TIMEOUT, answer.body.chunk()).await.map_err(stalled)? {
             let bytes = chunk.map_err(Failure::Request)?;
-            decoder.push(&bytes, &mut |object| self.sink.apply(object)).map_err(Failure::Wire)?;
+            decoder.push(&bytes, &mut |object| each(&mut self.sink, object)).map_err(Failure::Wire)?;
         }
         decoder.finish().map_err(Failure::Wire)
     }

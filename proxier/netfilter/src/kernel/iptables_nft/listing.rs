@@ -5,7 +5,7 @@
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::read::{NFNL_SUBSYS_NFTABLES, TRIES};
+use super::read::{NFNL_SUBSYS_NFTABLES, TRIES, ended};
 use crate::IpFamily;
 use crate::iptables::{Chain, Table};
 use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
@@ -72,15 +72,8 @@ fn list(family: IpFamily) -> Result<(ChainsByTable, Dump), NftError> {
             collect(received.attributes(NFGENMSG_LENGTH), &mut listed);
             Ok(())
         });
-        match end {
-            Ok(Dump::Complete) => return Ok((listed, Dump::Complete)),
-            Ok(Dump::Interrupted) => {}
-            Err(error) => match error.errno() {
-                Some(libc::ENOBUFS | libc::EINTR) => {}
-                // No nf_tables.
-                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => return Ok((empty(), Dump::Complete)),
-                _ => return Err(error.into()),
-            },
+        if ended(end)? == Dump::Complete {
+            return Ok((listed, Dump::Complete));
         }
     }
     Ok((listed, Dump::Interrupted))

@@ -144,14 +144,20 @@ pub(in crate::kernel) fn dump_rules(
         Some(_) => opened.dump_collected(&request, &mut filtered),
         None => opened.dump_once(&request, &mut filtered),
     };
-    end.or_else(|error| {
+    if end.is_err() {
         *socket = None;
-        match error.errno() {
-            Some(libc::ENOBUFS | libc::EINTR) => Ok(Dump::Interrupted),
-            // No such table, or no nf_tables.
-            Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(Dump::Complete),
-            _ => Err(error),
-        }
+    }
+    ended(end)
+}
+
+/// What the end of a dump means: after lost answers it was interrupted, and of a table or nf_tables that does not exist
+/// there is nothing.
+pub(super) fn ended(end: Result<Dump, NetlinkError>) -> Result<Dump, NetlinkError> {
+    end.or_else(|error| match error.errno() {
+        Some(libc::ENOBUFS | libc::EINTR) => Ok(Dump::Interrupted),
+        // No such table, or no nf_tables.
+        Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(Dump::Complete),
+        _ => Err(error),
     })
 }
 
