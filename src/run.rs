@@ -42,9 +42,9 @@ use crate::metrics::{Feature, Metrics};
 use crate::node;
 use crate::reporter::Reporter;
 use crate::servers::{self, Servers, ServersConfig};
-use crate::service_metrics;
+use crate::service_metrics::{self, SelectedServices};
 use crate::setup;
-use crate::source::{self, FamilySenders, Outages};
+use crate::source::{self, FamilySenders, Outages, Receivers};
 use crate::stop::StopSignals;
 
 /// How long the API server may take to accept the last events.
@@ -156,7 +156,8 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
         () = stop.wait() => return Ok(()),
         found = detect_backends_in_background(settings, line.flags.iptables.iptables_backend) => found?,
     };
-    let traffic = service_metrics::start(settings, found.running, &found.families(), model.clone())?;
+    let selected = SelectedServices::new(&settings.file.service_metrics.selector)?;
+    let traffic = service_metrics::start(settings, found.running, &found.families(), model.clone(), selected.clone())?;
     if let Some(traffic) = traffic {
         metrics.service_traffic(traffic).map_err(|error| format!("cannot create metrics: {error}"))?;
     }
@@ -170,7 +171,8 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
     let read = outages.clone();
     metrics.outages(Box::new(move || read.durations())).map_err(|error| format!("cannot create metrics: {error}"))?;
     let api = client.map(|client| (client, outages));
-    let source = source::start(flags, settings, families, news, health, (api, None))?;
+    let receivers = Receivers { families, node: news, health, selected };
+    let source = source::start(flags, settings, &receivers, api, None)?;
     events.starting();
     let result = tokio::select! {
         () = stop.wait() => Ok(()),

@@ -98,7 +98,8 @@ in_both_flavours! {
     restart: restart_after_sigkill_does_not_affect_connections, changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         counts_are_exact_over_a_thousand_changes,
-        service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for;
+        service_ports_beyond_the_limit_are_counted_as_omitted, services_that_a_selector_selects_are_counted,
+        nothing_is_counted_or_shown_unless_asked_for;
     refused: iptables_rules_count_refused_packets;
     top: top_shows_the_connections_that_were_made, top_fails_with_a_status_that_tells_why;
     broken: rejected_rules_are_left_out;
@@ -136,7 +137,8 @@ in_nftables_mode! {
     restart: changes_during_downtime_are_applied_after_restart;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
         counts_are_exact_over_a_thousand_changes,
-        service_ports_beyond_the_limit_are_counted_as_omitted, nothing_is_counted_or_shown_unless_asked_for,
+        service_ports_beyond_the_limit_are_counted_as_omitted, services_that_a_selector_selects_are_counted,
+        nothing_is_counted_or_shown_unless_asked_for,
         metrics_are_switched_on_and_off_unnoticed;
     refused: elements_count_refused_packets;
     top: top_shows_the_connections_that_service_metrics_count, top_says_that_endpoints_are_not_counted,

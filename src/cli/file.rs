@@ -33,6 +33,7 @@ const KEPT: &[&str] = &[
     "service-metrics",
     "service-metrics-limit",
     "service-metrics-namespaces",
+    "service-metrics-selector",
     "v",
     "version",
     "vmodule",
@@ -230,6 +231,9 @@ impl CommandLine {
         }
         if given("service-metrics-namespaces") {
             file.namespaces = items(&flags.service_metrics_namespaces);
+        }
+        if given("service-metrics-selector") {
+            file.selector.clone_from(&flags.service_metrics_selector);
         }
     }
 

@@ -209,7 +209,7 @@ pub struct Servers {
     #[arg(long, value_name = "BOOL", default_value = "false")]
     pub debug_rules: Switch,
     /// Count new connections to Services (Services), or to their endpoints too (Endpoints), and show them among the metrics;
-    /// these three flags count beside --config too
+    /// these flags count beside --config too
     #[arg(long, value_name = "Off|Services|Endpoints", default_value = "Off")]
     pub service_metrics: String,
     /// The most Service ports that these metrics show, and a tenth of the most endpoints
@@ -218,6 +218,9 @@ pub struct Servers {
     /// The namespaces whose Services these metrics show; all if unset
     #[arg(long, value_name = "NAMESPACE,...", value_delimiter = ',')]
     pub service_metrics_namespaces: Vec<String>,
+    /// The label selector of the Services that these metrics show, as kubectl's -l takes it; all if unset
+    #[arg(long, value_name = "SELECTOR", default_value = "")]
+    pub service_metrics_selector: String,
     /// Show metrics that are hidden since the release before this one (1.36)
     #[arg(long, value_name = "VERSION", default_value = "")]
     pub show_hidden_metrics_for_version: String,

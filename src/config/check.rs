@@ -9,7 +9,7 @@ use super::dns_label::{LABEL, is_label};
 use super::duration::GoDuration;
 use super::file::ServiceMetricsFile;
 use super::gates::{FeatureGates, IPVS};
-use super::{KubeProxyConfiguration, net, node_ports};
+use super::{KubeProxyConfiguration, label_selector, net, node_ports};
 use crate::version::{FIRST_MINOR, LAST_MINOR};
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -115,6 +115,9 @@ impl Errors {
         }
         for namespace in file.namespaces.iter().filter(|name| !is_label(name.trim())) {
             self.text("ServiceMetrics.Namespaces", namespace, LABEL);
+        }
+        if let Err(reason) = label_selector::parse(&file.selector) {
+            self.text("ServiceMetrics.Selector", &file.selector, &format!("must be a label selector: {reason}"));
         }
     }
 

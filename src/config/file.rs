@@ -82,6 +82,9 @@ pub struct ServiceMetricsFile {
     /// The namespaces of Services that are shown; none: all.
     #[serde(serialize_with = "list")]
     pub namespaces: Vec<String>,
+    /// The label selector of Services that are shown; empty: all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selector: String,
     /// The most Service ports that are shown; the default applies if it is unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i32>,

@@ -11,6 +11,7 @@ mod dns_label;
 pub mod duration;
 pub mod file;
 pub mod gates;
+pub mod label_selector;
 pub mod logging;
 pub mod net;
 pub mod node_ports;

@@ -16,8 +16,7 @@ use crate::cli::SourceFlags;
 use crate::client;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::source::NodeUpdate;
-use crate::source::{self, FamilySenders, Outages};
+use crate::source::{self, FamilySenders, NodeUpdate, Outages, Receivers};
 
 /// How often to look whether everything has come.
 const LOOK: Duration = Duration::from_millis(10);
@@ -60,7 +59,8 @@ async fn list(asked: &ResolvedSources, only: Option<&NamespacedName>, coming: &m
     };
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();
-    let mut source = source::start(&flags, settings, families, sender, health, (client, only.cloned()))?;
+    let receivers = Receivers { families, node: sender, health, selected: None };
+    let mut source = source::start(&flags, settings, &receivers, client, only.cloned())?;
     let complete = async {
         loop {
             while let Ok(news) = news.try_recv() {

@@ -6,6 +6,7 @@
 
 mod admission;
 mod refusals;
+mod selected;
 mod start;
 mod totals;
 
@@ -18,6 +19,7 @@ use proxier::traffic::CountedTraffic;
 use tracing::warn;
 
 use self::refusals::RefusalTotals;
+pub use self::selected::SelectedServices;
 pub use self::start::start;
 use self::totals::FamilyTotals;
 pub use self::totals::TrafficSelection;

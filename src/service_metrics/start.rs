@@ -12,7 +12,7 @@ use proxier::model::config::ServiceMetrics;
 use proxier::traffic::{CountedTraffic, DestinationNames, name_at};
 use proxier::{iptables, ipvs, nftables};
 
-use super::{ReadCounts, ServiceTraffic, TrafficSelection};
+use super::{ReadCounts, SelectedServices, ServiceTraffic, TrafficSelection};
 use crate::config::ValidatedConfig;
 use crate::config::file::ServiceMetricsFile;
 use crate::inspect::model::Model;
@@ -21,7 +21,7 @@ use crate::metrics::ReadTraffic;
 /// How long a proxier may be busy before the names that it gave last are used.
 const NAMES_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Starts the reader if `serviceMetrics` is on.
+/// Starts the reader if `serviceMetrics` is on; `services`: those of its label selector.
 ///
 /// # Errors
 /// If its thread cannot be started, or the iptables flavour is unknown.
@@ -30,6 +30,7 @@ pub fn start(
     running: ActiveMode,
     families: &[IpFamily],
     model: Model,
+    services: Option<SelectedServices>,
 ) -> Result<Option<ReadTraffic>, String> {
     let level = settings.proxier.service_metrics;
     if level == ServiceMetrics::Off {
@@ -52,6 +53,7 @@ pub fn start(
     let file = &settings.file.service_metrics;
     let selection = TrafficSelection {
         namespaces: file.namespaces.iter().map(|name| name.trim().into()).collect(),
+        services,
         limit: usize::try_from(file.limit.unwrap_or(ServiceMetricsFile::LIMIT)).unwrap_or_default(),
         endpoints: level == ServiceMetrics::Endpoints,
         ipvs: matches!(running, ActiveMode::Ipvs(_)),

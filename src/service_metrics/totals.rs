@@ -13,6 +13,7 @@ use netfilter::ipvs::Statistics;
 use proxier::model::{NamespacedName, ServicePortName};
 use proxier::traffic::TrafficSample;
 
+use super::SelectedServices;
 use super::admission::{Total, admit};
 use crate::metrics::{FamilyTraffic, PortTraffic};
 
@@ -22,10 +23,12 @@ pub(super) const KEPT: Duration = Duration::from_hours(1);
 const ENDPOINTS_PER_PORT: usize = 10;
 
 /// What is shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct TrafficSelection {
     /// The namespaces of Services; empty: all.
     pub namespaces: BTreeSet<Arc<str>>,
+    /// The Services of the label selector; `None`: all.
+    pub services: Option<SelectedServices>,
     /// The most Service ports of a family. Of endpoints there are ten times as many at most.
     pub limit: usize,
     /// Whether endpoints are shown.
@@ -38,7 +41,8 @@ impl TrafficSelection {
     /// Whether a Service is shown.
     #[must_use]
     pub fn is_selected(&self, service: &NamespacedName) -> bool {
-        self.namespaces.is_empty() || self.namespaces.contains(&service.namespace)
+        let has_namespace = self.namespaces.is_empty() || self.namespaces.contains(&service.namespace);
+        has_namespace && self.services.as_ref().is_none_or(|services| services.contains(service))
     }
 }
 

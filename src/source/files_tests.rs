@@ -9,7 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::*;
 use crate::config::{KubeProxyConfiguration, validate};
 use crate::health::Health;
-use crate::source::FamilySenders;
+use crate::source::{FamilySenders, Receivers};
 
 struct Folder {
     path: PathBuf,
@@ -29,7 +29,8 @@ impl Folder {
         let ((sender, changes), (node, _)) = (mailbox(), unbounded_channel());
         let mut families = FamilySenders::default();
         families.insert(IpFamily::V4, sender);
-        let sink = Sink::new(&settings, families, node, Health::new(Duration::from_secs(30), true).into());
+        let health = Health::new(Duration::from_secs(30), true).into();
+        let sink = Sink::new(&settings, Receivers { families, node, health, selected: None });
         let (files, _) = ObjectFiles::open(path.clone(), None, sink).expect("a folder");
         Self { path, files, changes }
     }

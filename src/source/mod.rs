@@ -30,6 +30,7 @@ use crate::cli::SourceFlags;
 use crate::client::ApiClient;
 use crate::config::ValidatedConfig;
 use crate::health::Health;
+use crate::service_metrics::SelectedServices;
 
 /// The mailboxes of the families that this host can program.
 #[derive(Clone, Debug, Default)]
@@ -76,61 +77,75 @@ pub enum NodeUpdate {
     Failed(Kind, String),
 }
 
+/// The receivers of what a source delivers.
+#[derive(Clone)]
+pub struct Receivers {
+    /// The mailboxes of the families.
+    pub families: FamilySenders,
+    /// Receives updates of this node's Node.
+    pub node: UnboundedSender<NodeUpdate>,
+    /// Whether the node is eligible for load balancers.
+    pub health: Arc<Health>,
+    /// The Services that the selector of service metrics selects, if it has one.
+    pub selected: Option<SelectedServices>,
+}
+
 /// Translates objects of any kind and sends them to the families.
 pub struct Sink {
-    families: FamilySenders,
+    receivers: Receivers,
     translator: Translator,
-    /// Receives updates of this node's Node.
-    node: UnboundedSender<NodeUpdate>,
     node_name: String,
-    health: Arc<Health>,
     logged: LoggedProblems,
 }
 
 /// A decoded and translated object.
 struct DecodedObject {
     key: ObjectKey,
+    /// Whether the selector of service metrics selects it, as [`SelectedServices::matches`] says.
+    selected: Option<bool>,
     result: Result<Translation, String>,
     /// The file and document, as a prefix of messages; empty for an API server's object.
     origin: String,
 }
 
 impl Sink {
-    fn new(
-        settings: &ValidatedConfig,
-        families: FamilySenders,
-        node: UnboundedSender<NodeUpdate>,
-        health: Arc<Health>,
-    ) -> Self {
+    fn new(settings: &ValidatedConfig, receivers: Receivers) -> Self {
         let node_name = settings.proxier.node_name.clone();
         let translator = Translator::new(&node_name, settings.proxier.hide_external_ips).mode(settings.mode);
-        Self { families, translator, node, node_name, health, logged: LoggedProblems::default() }
+        Self { receivers, translator, node_name, logged: LoggedProblems::default() }
     }
 
     /// Sends the current state of an object. An object with an invalid field is logged and skipped: its last valid
     /// state is kept.
     fn apply(&mut self, object: Object) {
         let key = object.key().clone();
-        let result = self.translator.applied(object).map_err(|error| error.to_string());
-        self.deliver(DecodedObject { key, result, origin: String::new() });
+        let (selected, result) = self.translate(object);
+        self.deliver(DecodedObject { key, selected, result, origin: String::new() });
     }
 
     /// Decodes an object of the file `origin`, without sending it.
     fn decode(&mut self, key: ObjectKey, object: Value, origin: String) -> DecodedObject {
-        let decoded = Object::from_value(key.kind, object).map_err(|error| error.to_string());
-        let result = decoded.and_then(|object| self.translator.applied(object).map_err(|error| error.to_string()));
+        let decoded = Object::from_value(key.kind, object);
+        let (selected, result) =
+            decoded.map_or_else(|error| (None, Err(error.to_string())), |object| self.translate(object));
         // Kept only where a message needs it: there may be many objects.
         let in_order = result.as_ref().is_ok_and(|translated| translated.problems.is_empty());
         let origin = if in_order { String::new() } else { format!("{origin}: ") };
-        DecodedObject { key, result, origin }
+        DecodedObject { key, selected, result, origin }
+    }
+
+    fn translate(&mut self, object: Object) -> (Option<bool>, Result<Translation, String>) {
+        let selected = self.receivers.selected.as_ref().and_then(|selected| selected.matches(&object));
+        (selected, self.translator.applied(object).map_err(|error| error.to_string()))
     }
 
     /// Sends a decoded object. Problems of an object are logged when they are new.
-    fn deliver(&mut self, DecodedObject { key, result, origin }: DecodedObject) {
+    fn deliver(&mut self, DecodedObject { key, selected, result, origin }: DecodedObject) {
+        self.receivers.selected.iter().for_each(|services| services.set(&key, selected));
         match result {
             Ok(translated) => {
                 if let Some(eligible) = translated.node_eligible {
-                    self.health.set_node_eligible(eligible);
+                    self.receivers.health.set_node_eligible(eligible);
                 }
                 for problem in self.logged.replace(&key, &translated.problems) {
                     warn!("{origin}{problem}");
@@ -153,6 +168,7 @@ impl Sink {
     /// Reports that an object was deleted.
     fn delete(&mut self, key: &ObjectKey) {
         self.logged.remove(key);
+        self.receivers.selected.iter().for_each(|selected| selected.remove(key));
         if key.kind == Kind::Node && *key.name.name == *self.node_name {
             self.send_node_update(NodeUpdate::Deleted);
         }
@@ -162,6 +178,7 @@ impl Sink {
     /// Reports that a list begins or ends.
     fn mark(&mut self, change: &Change) {
         self.logged.mark(change);
+        self.receivers.selected.iter().for_each(|selected| selected.mark(change));
         match change {
             Change::Listing(Kind::Node) | Change::Listed(Kind::Node) | Change::ListedInPart(Kind::Node) => {
                 self.send_node_update(NodeUpdate::ListProgress(change.clone()))
@@ -177,12 +194,12 @@ impl Sink {
 
     fn send_node_update(&self, update: NodeUpdate) {
         // The receiver ends only with the process.
-        let _ = self.node.send(update);
+        let _ = self.receivers.node.send(update);
     }
 
     fn send(&self, translated: Translation) {
         for (family, change) in translated.changes {
-            self.families.send(family, change.into());
+            self.receivers.families.send(family, change.into());
         }
     }
 }
@@ -198,12 +215,11 @@ pub type RunningSource = Pin<Box<dyn Future<Output = String> + Send>>;
 pub fn start(
     flags: &SourceFlags,
     settings: &ValidatedConfig,
-    families: FamilySenders,
-    node: UnboundedSender<NodeUpdate>,
-    health: Arc<Health>,
-    (client, only): (Option<(ApiClient, Outages)>, Option<NamespacedName>),
+    receivers: &Receivers,
+    client: Option<(ApiClient, Outages)>,
+    only: Option<NamespacedName>,
 ) -> Result<RunningSource, String> {
-    let sink = move || Sink::new(settings, families.clone(), node.clone(), health.clone());
+    let sink = || Sink::new(settings, receivers.clone());
     match (client, &flags.objects) {
         (Some(api), _) => Ok(api::start(api, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => Ok(files::start(path.clone(), only, sink())),

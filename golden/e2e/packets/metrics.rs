@@ -246,6 +246,32 @@ pub(super) fn service_ports_beyond_the_limit_are_counted_as_omitted(cluster: Clu
     assert!(scrape.values(ENDPOINTS, &[]).is_empty(), "endpoints are shown only on demand");
 }
 
+pub(super) fn services_that_a_selector_selects_are_counted(cluster: Cluster) {
+    let level = json!({ "level": "Endpoints", "selector": "team in (shop, pay), !internal" });
+    let cluster = cluster.configured("serviceMetrics", level);
+    let (shop, other) = (kept().label("team", "shop"), web(&[POD_5]));
+    let cluster = cluster.running(&[shop.clone(), other.clone()]);
+    let mut sent = Sent::new(&cluster);
+    sent.connect("kept", 3);
+    sent.check();
+    let _ = cluster.pod(POD_9).reach(Tcp, other.address(Family::V4));
+    let scrape = Scrape::of(&cluster);
+    assert!(!scrape.0.contains("service_name=\"web\""), "{}", scrape.0);
+    // Labels that change count without a change of the rules.
+    cluster.write(&[shop, other.label("team", "pay")]);
+    eventually("web is counted since it is selected", SOON, || {
+        let _ = cluster.pod(POD_9).reach(Tcp, web(&[]).address(Family::V4));
+        Scrape::of(&cluster).sum(PORTS, Family::V4, "web") > 0
+    });
+    cluster.write(&[kept().label("team", "shop").label("internal", ""), web(&[POD_5]).label("team", "pay")]);
+    let counted = |cluster: &Cluster| Scrape::of(cluster).sum(PORTS, Family::V4, "kept");
+    eventually("kept is not counted any more", SOON, || {
+        let before = counted(&cluster);
+        let _ = cluster.pod(POD_9).reach(Tcp, kept().address(Family::V4));
+        counted(&cluster) == before
+    });
+}
+
 pub(super) fn nothing_is_counted_or_shown_unless_asked_for(cluster: Cluster) {
     let cluster = cluster.running(&[kept()]);
     let scrape = Scrape::of(&cluster);

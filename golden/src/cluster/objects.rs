@@ -18,6 +18,7 @@ pub struct Service {
     node_port: Option<u16>,
     vip: Option<Dual>,
     annotations: Map<String, Value>,
+    labels: Map<String, Value>,
     spec: Map<String, Value>,
     endpoints: Vec<Value>,
 }
@@ -28,8 +29,9 @@ impl Service {
     /// The number determines its cluster IPs.
     #[must_use]
     pub fn new(name: &'static str, number: u8) -> Self {
-        let (annotations, spec, endpoints) = (Map::new(), Map::new(), Vec::new());
-        Self { name, number, protocol: "TCP", node_port: None, vip: None, annotations, spec, endpoints }
+        let (annotations, labels, spec) = (Map::new(), Map::new(), Map::new());
+        let (protocol, endpoints) = ("TCP", Vec::new());
+        Self { name, number, protocol, node_port: None, vip: None, annotations, labels, spec, endpoints }
     }
 
     /// Sets the protocol of the port.
@@ -113,6 +115,13 @@ impl Service {
         SocketAddr::new(self.cluster_ip(family).parse().expect("an address"), PORT)
     }
 
+    /// Adds a label.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Adds an annotation.
     #[must_use]
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
@@ -155,7 +164,8 @@ impl Service {
         let ingress: Vec<Value> =
             self.vip.iter().flat_map(|vip| [vip.0, vip.1]).map(|ip| json!({ "ip": ip })).collect();
         json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "default", "name": self.name, "annotations": self.annotations },
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "namespace": "default", "name": self.name, "annotations": self.annotations, "labels": self.labels },
             "spec": spec, "status": { "loadBalancer": { "ingress": ingress } },
         })
     }

@@ -1,5 +1,7 @@
 //! Objects from an API server or a file, decoded from JSON or protobuf.
 
+use std::collections::BTreeMap;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
@@ -126,17 +128,24 @@ impl Object {
         &self.resource_version
     }
 
+    /// All labels of a Service; `None` for other kinds, and for an object with an invalid field.
+    #[must_use]
+    pub fn service_labels(&self) -> Option<&BTreeMap<String, String>> {
+        match &self.content {
+            Ok(Content::Service(service)) => Some(&service.metadata.labels.0),
+            _ => None,
+        }
+    }
+
     fn new(kind: Kind, mut content: Content) -> Result<Self, DecodeError> {
-        let (said, metadata) = match &mut content {
-            Content::Service(object) => (&object.kind, &mut object.metadata),
-            Content::EndpointSlice(object) => (&object.kind, &mut object.metadata),
-            Content::Node(object) => (&object.kind, &mut object.metadata),
-            Content::ServiceCidr(object) => (&object.kind, &mut object.metadata),
+        let (said, (key, resource_version)) = match &mut content {
+            Content::Service(object) => (&object.kind, identity(kind, &mut object.metadata)),
+            Content::EndpointSlice(object) => (&object.kind, identity(kind, &mut object.metadata)),
+            Content::Node(object) => (&object.kind, identity(kind, &mut object.metadata)),
+            Content::ServiceCidr(object) => (&object.kind, identity(kind, &mut object.metadata)),
         };
         of_kind(kind, said)?;
-        let key = ObjectKey::new(kind, &metadata.namespace, &metadata.name);
         named(&key)?;
-        let resource_version = std::mem::take(&mut metadata.resource_version);
         Ok(Self { key, resource_version, content: Ok(content) })
     }
 
@@ -145,6 +154,12 @@ impl Object {
         let content = Err(key.error(reason));
         Ok(Self { key, resource_version, content })
     }
+}
+
+/// The key of an object, and its version.
+fn identity<L>(kind: Kind, metadata: &mut Meta<L>) -> (ObjectKey, String) {
+    let key = ObjectKey::new(kind, &metadata.namespace, &metadata.name);
+    (key, std::mem::take(&mut metadata.resource_version))
 }
 
 /// Checks the `kind` of an object, which items of lists omit.
@@ -259,7 +274,7 @@ impl Bookmark {
     }
 
     fn new(kind: Kind, object: MetaOnly) -> Result<Self, DecodeError> {
-        let Meta { resource_version, annotations, .. } = object.metadata;
+        let Meta { resource_version, annotations, .. }: Meta = object.metadata;
         if resource_version.is_empty() {
             return Err(DecodeError::new(kind, "a bookmark without metadata.resourceVersion"));
         }

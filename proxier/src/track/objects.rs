@@ -3,11 +3,12 @@
 //! Lists, maps and strings may be null, as the API server and people write them. Fields that are not here are skipped
 //! without being copied: `managedFields` alone can be half of an object.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::annotations::Annotations;
@@ -73,8 +74,8 @@ fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Meta {
+#[serde(default, rename_all = "camelCase", bound = "L: DeserializeOwned + Default")]
+pub(super) struct Meta<L = Labels> {
     #[serde(deserialize_with = "nullable")]
     pub name: String,
     #[serde(deserialize_with = "nullable")]
@@ -82,14 +83,14 @@ pub(super) struct Meta {
     #[serde(deserialize_with = "nullable")]
     pub resource_version: String,
     #[serde(deserialize_with = "keys")]
-    pub labels: Labels,
+    pub labels: L,
     #[serde(rename = "deletionTimestamp", deserialize_with = "present")]
     pub deleted: bool,
     #[serde(deserialize_with = "keys")]
     pub annotations: Annotations,
 }
 
-/// The labels that matter.
+/// The labels that matter, of all kinds but Services.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Labels {
@@ -99,24 +100,50 @@ pub(super) struct Labels {
     /// On an EndpointSlice: its Service has no cluster IP.
     #[serde(rename = "service.kubernetes.io/headless")]
     pub headless: Option<String>,
-    /// On a Service: another proxy serves it.
-    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
-    pub service_proxy_name: Option<String>,
     /// On a Node: its zone.
     #[serde(rename = "topology.kubernetes.io/zone")]
     pub zone: Option<String>,
 }
 
-impl Labels {
-    /// The field for a label.
-    pub fn of(&mut self, key: &str) -> Option<&mut Option<String>> {
-        match key {
-            "kubernetes.io/service-name" => Some(&mut self.service_name),
-            "service.kubernetes.io/headless" => Some(&mut self.headless),
-            "service.kubernetes.io/service-proxy-name" => Some(&mut self.service_proxy_name),
-            "topology.kubernetes.io/zone" => Some(&mut self.zone),
-            _ => None,
-        }
+/// All labels of a Service, for label selectors. They are dropped with the decoded object.
+#[derive(Debug, Default)]
+pub(super) struct ServiceLabels(pub BTreeMap<String, String>);
+
+impl ServiceLabels {
+    /// Whether another proxy serves the Service.
+    pub fn names_another_proxy(&self) -> bool {
+        self.0.contains_key("service.kubernetes.io/service-proxy-name")
+    }
+}
+
+impl<'de> Deserialize<'de> for ServiceLabels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let labels = BTreeMap::<String, Option<String>>::deserialize(deserializer)?;
+        Ok(Self(labels.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()))
+    }
+}
+
+/// Labels as protobuf has them, one by one.
+pub(super) trait SetLabel {
+    /// Sets a label, if it matters. Of duplicate keys the last one counts.
+    fn set(&mut self, key: &str, value: &str);
+}
+
+impl SetLabel for Labels {
+    fn set(&mut self, key: &str, value: &str) {
+        let label = match key {
+            "kubernetes.io/service-name" => &mut self.service_name,
+            "service.kubernetes.io/headless" => &mut self.headless,
+            "topology.kubernetes.io/zone" => &mut self.zone,
+            _ => return,
+        };
+        *label = Some(value.to_owned());
+    }
+}
+
+impl SetLabel for ServiceLabels {
+    fn set(&mut self, key: &str, value: &str) {
+        self.0.insert(key.to_owned(), value.to_owned());
     }
 }
 
@@ -126,7 +153,7 @@ pub(super) struct Service {
     /// The `kind`; empty in lists and in protobuf.
     #[serde(deserialize_with = "nullable")]
     pub kind: String,
-    pub metadata: Meta,
+    pub metadata: Meta<ServiceLabels>,
     #[serde(deserialize_with = "nullable")]
     pub spec: ServiceSpec,
     #[serde(deserialize_with = "nullable")]

@@ -2,16 +2,16 @@
 
 use super::annotations::Annotations;
 use super::objects::{
-    ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, Labels, LoadBalancerIngress,
-    LoadBalancerStatus, Meta, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServiceCidr, ServiceCidrSpec,
-    ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig, Taint,
+    ClientIpConfig, Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, LoadBalancerIngress, LoadBalancerStatus,
+    Meta, Node, NodeAddress, NodeSpec, NodeStatus, Service, ServiceCidr, ServiceCidrSpec, ServicePort, ServiceSpec,
+    ServiceStatus, SessionAffinityConfig, SetLabel, Taint,
 };
 use crate::protobuf::{Fault, Message, Value, merge};
 
 /// Decodes fields by number: how each is decoded, its place in the struct, and its name in JSON for errors.
 macro_rules! message {
-    ($message:ident { $($number:literal => $decode:ident $field:ident $name:literal,)+ }) => {
-        impl Message for $message {
+    ($message:ident $(<$labels:ident: $bound:ident>)? { $($number:literal => $decode:ident $field:ident $name:literal,)+ }) => {
+        impl $(<$labels: $bound>)? Message for $message $(<$labels>)? {
             fn field(&mut self, number: u32, value: Value<'_>) -> Result<(), Fault> {
                 match number {
                     $($number => $decode(&mut self.$field, value, $name),)+
@@ -104,11 +104,9 @@ fn entry<'a>(value: Value<'a>) -> Result<(&'a str, &'a str), Fault> {
     Ok((key, text))
 }
 
-fn labels(into: &mut Labels, value: Value<'_>, name: &str) -> Result<(), Fault> {
+fn labels(into: &mut impl SetLabel, value: Value<'_>, name: &str) -> Result<(), Fault> {
     let (key, value) = entry(value).map_err(|fault| fault.within(name))?;
-    if let Some(label) = into.of(key) {
-        *label = Some(value.to_owned());
-    }
+    into.set(key, value);
     Ok(())
 }
 
@@ -120,7 +118,7 @@ fn annotations(into: &mut Annotations, value: Value<'_>, name: &str) -> Result<(
     Ok(())
 }
 
-message!(Meta {
+message!(Meta<L: SetLabel> {
     1 => text name "name",
     3 => text namespace "namespace",
     6 => text resource_version "resourceVersion",

@@ -47,7 +47,7 @@ impl Translator {
         problems: &mut Vec<String>,
     ) -> Result<Vec<(ServicePortName, ServicePort)>, ObjectError> {
         let spec = &service.spec;
-        let elsewhere = service.metadata.labels.service_proxy_name.is_some();
+        let elsewhere = service.metadata.labels.names_another_proxy();
         let headless = matches!(&*spec.cluster_ip, "" | "None");
         if elsewhere || headless || spec.kind == "ExternalName" {
             return Ok(Vec::new());

@@ -21,8 +21,7 @@ use super::*;
 use crate::client::{RequestError, Verb};
 use crate::config::{KubeProxyConfiguration, validate};
 use crate::health::Health;
-use crate::source::FamilySenders;
-use crate::source::NodeUpdate;
+use crate::source::{FamilySenders, NodeUpdate, Receivers};
 
 /// A step of a response body.
 #[derive(Clone, Debug)]
@@ -126,7 +125,8 @@ impl Reflected {
         let ((sender, changes), (updates, news)) = (mailbox(), unbounded_channel());
         let mut families = FamilySenders::default();
         families.insert(IpFamily::V4, sender);
-        let sink = Sink::new(&settings, families, updates, Arc::new(Health::new(Duration::from_secs(30), true)));
+        let health = Arc::new(Health::new(Duration::from_secs(30), true));
+        let sink = Sink::new(&settings, Receivers { families, node: updates, health, selected: None });
         let streamed_lists = StreamedLists::default();
         let resource = Resource::new(Kind::Service, "node-a", None);
         let reflector =
