@@ -162,7 +162,7 @@ in_ipvs_mode! {
     protocols: udp_flow_leaves_a_gone_endpoint;
     changes: readiness_moves_traffic;
     metrics: connections_are_counted_at_every_address, counts_are_exact_over_changes_and_restarts,
-        counts_are_exact_over_a_thousand_changes,
+        counts_are_exact_over_a_thousand_changes, services_that_a_selector_selects_are_counted,
         nothing_is_counted_or_shown_unless_asked_for;
     refused: sets_count_refused_packets;
     top: top_shows_the_connections_that_were_made;

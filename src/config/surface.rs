@@ -88,7 +88,7 @@ fn every_field_has_its_default_is_taken_and_is_checked() {
 
 #[test]
 fn every_field_has_a_row_and_every_row_says_where_it_goes() {
-    let hidden = "windowsRunAsService: true\nserviceMetrics: {level: Services}";
+    let hidden = "windowsRunAsService: true\nserviceMetrics: {level: Services, selector: a}";
     let mut full = load(&document("logging.vmodule", "[{filePattern: a, verbosity: 1}]", hidden)).expect("valid").file;
     full.feature_gates.insert("ComponentFlagz".to_owned(), true);
     full.logging.options.text.split_stream = true;
