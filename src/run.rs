@@ -26,12 +26,12 @@ use tracing::{info, warn};
 use self::backends::{DetectedBackends, detect_backends, detect_backends_in_background};
 use crate::cleanup;
 use crate::cli::{CommandLine, IptablesBackend};
-use crate::client;
+use crate::client::{self, ApiClient};
 use crate::config::consistency::{self, INCONSISTENT};
 use crate::config::{self, ValidatedConfig};
 use crate::config_watch::{self, ConfigWatch};
 use crate::dump;
-use crate::events::{self, EventRetryPolicy, EventSender};
+use crate::events::{self, EventQueue, EventRetryPolicy, EventSender};
 use crate::health::Health;
 use crate::health_checks::HealthCheckSender;
 use crate::http::{Pages, RulesPage};
@@ -143,14 +143,7 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
     setup::conntrack(settings, &mut SystemHost)?;
     let client = match &flags.objects {
         Some(_) => None,
-        None => {
-            let clients = client::connect(settings, &flags.master, &metrics).await?;
-            let (node, host) = (settings.proxier.node_name.clone(), hostname());
-            tokio::spawn(async move {
-                event_queue.publish(clients.events, &node, &host, EventRetryPolicy::default()).await
-            });
-            Some(clients.objects)
-        }
+        None => Some(connect(settings, &flags.master, &metrics, event_queue).await?),
     };
     let found = tokio::select! {
         () = stop.wait() => return Ok(()),
@@ -185,20 +178,41 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
         }
         message = config_watch::updated(watch) => Err(message),
     };
-    // With the last sender dropped, the families finish the current sync and end.
     drop(senders);
+    stop_families(threads, servers).await.and(result)
+}
+
+/// Connects to the API server and publishes queued events there. Returns the client of objects.
+async fn connect(
+    settings: &ValidatedConfig,
+    master: &str,
+    metrics: &Metrics,
+    event_queue: EventQueue,
+) -> Result<ApiClient, String> {
+    let clients = client::connect(settings, master, metrics).await?;
+    let (node, host) = (settings.proxier.node_name.clone(), hostname());
+    tokio::spawn(async move {
+        event_queue.publish(clients.events, &node, &host, EventRetryPolicy::default()).await;
+    });
+    Ok(clients.objects)
+}
+
+/// Waits for the families to finish the current sync and for the servers to answer, both with a timeout.
+///
+/// The families end with their last sender, which the caller has dropped.
+async fn stop_families(threads: Vec<JoinHandle<()>>, servers: Servers) -> Result<(), String> {
     let joined = tokio::task::spawn_blocking(|| threads.into_iter().all(|thread| thread.join().is_ok()));
     let ended = timeout(SYNC_STOP_TIMEOUT, joined).await;
     if timeout(SERVER_STOP_TIMEOUT, servers.stop()).await.is_err() {
         warn!("Stopped without waiting for HTTP answers under way any longer");
     }
     match ended {
-        Ok(Ok(true)) => result,
+        Ok(Ok(true)) => Ok(()),
         Ok(_) => Err("a family's thread panicked".to_owned()),
         // The kernel kills the tool when this process ends.
         Err(_) => {
             warn!("A sync did not end within {SYNC_STOP_TIMEOUT:?}: stopped without it, rules left as they are");
-            result
+            Ok(())
         }
     }
 }

@@ -14,13 +14,12 @@ mod rules;
 mod scraped;
 mod services;
 mod slis;
+mod syncs;
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netfilter::IpFamily;
-use prometheus::{CounterVec, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry, Result};
+use prometheus::{CounterVec, HistogramVec, IntCounterVec, IntGauge, Registry, Result};
 use proxier::cleaner::CleanupStats;
 use proxier::proxier::SyncReport;
 use proxier::track::Kind;
@@ -28,26 +27,18 @@ use proxier::track::Kind;
 pub use self::client::{RequestMetrics, ServerRequestMetrics};
 pub use self::facts::Feature;
 pub use self::localhost::{LocalhostMetrics, RejectedPackets};
-use self::make::{FAMILY, Registrar, counters, durations, latencies, opts};
+use self::make::{FAMILY, Registrar, counters, durations, opts};
 pub use self::outages::ReadOutages;
 pub use self::packets::ReadCounters;
 use self::rules::RuleMetrics;
 pub use self::services::{FamilyTraffic, PortTraffic, ReadTraffic, RefusedTraffic};
 use self::slis::SliMetrics;
+use self::syncs::SyncMetrics;
 
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
-    sync_duration: HistogramVec,
-    full_duration: HistogramVec,
-    partial_duration: HistogramVec,
-    programming: HistogramVec,
-    last_sync: GaugeVec,
-    last_queued: GaugeVec,
-    endpoint_changes: IntCounter,
-    service_changes: IntCounter,
-    endpoint_pending: PendingChanges,
-    service_pending: PendingChanges,
+    syncs: SyncMetrics,
     rules: RuleMetrics,
     clean_duration: HistogramVec,
     flows_deleted: IntCounterVec,
@@ -63,24 +54,6 @@ pub struct Metrics {
     pub slis: SliMetrics,
 }
 
-/// Changes that wait for a sync, as the sum of both families (behaviour.yaml I19).
-struct PendingChanges {
-    sum: IntGauge,
-    families: Mutex<BTreeMap<IpFamily, i64>>,
-}
-
-impl PendingChanges {
-    fn new(sum: IntGauge) -> Self {
-        Self { sum, families: Mutex::default() }
-    }
-
-    fn set(&self, family: IpFamily, count: usize) {
-        let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
-        families.insert(family, int(count));
-        self.sum.set(families.values().sum());
-    }
-}
-
 impl Metrics {
     /// All metrics at zero.
     ///
@@ -89,49 +62,14 @@ impl Metrics {
     pub fn new(mode: &str) -> Result<Self> {
         let registry = Registry::new();
         let m = Registrar::new(&registry);
-        let has_partial_syncs = mode == "iptables" || mode == "nftables";
-        let time = |suffix, help| GaugeVec::new(opts(suffix, help), FAMILY).and_then(|metric| m.add(metric));
         let code = |suffix, help| CounterVec::new(opts(suffix, help), &["code"]).and_then(|metric| m.add(metric));
-        let duration = |wanted, suffix, help| m.add_if(wanted, durations(suffix, help)?);
         facts::build(&registry)?;
         m.add(process::ProcessCollector::new()?)?;
         Ok(Self {
-            sync_duration: duration(true, "sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds")?,
-            full_duration: duration(
-                has_partial_syncs,
-                "sync_full_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds for full resyncs",
-            )?,
-            partial_duration: duration(
-                has_partial_syncs,
-                "sync_partial_proxy_rules_duration_seconds",
-                "SyncProxyRules latency in seconds for partial resyncs",
-            )?,
-            programming: m.add(latencies(
-                "network_programming_duration_seconds",
-                "In Cluster Network Programming Latency in seconds",
-            )?)?,
-            last_sync: time("sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were synced")?,
-            last_queued: time(
-                "sync_proxy_rules_last_queued_timestamp_seconds",
-                "The last time a sync of proxy rules was queued",
-            )?,
-            endpoint_changes: m.counter("sync_proxy_rules_endpoint_changes_total", "EndpointSlice events")?,
-            service_changes: m.counter("sync_proxy_rules_service_changes_total", "Service events, once per family")?,
-            endpoint_pending: PendingChanges::new(m.gauge(
-                "sync_proxy_rules_endpoint_changes_pending",
-                "EndpointSlice changes that wait for a sync, of both families",
-            )?),
-            service_pending: PendingChanges::new(m.gauge(
-                "sync_proxy_rules_service_changes_pending",
-                "Services that changed and wait for a sync, of both families",
-            )?),
+            syncs: SyncMetrics::new(mode, &m)?,
             rules: RuleMetrics::new(mode, &m)?,
-            clean_duration: duration(
-                true,
-                "conntrack_reconciler_sync_duration_seconds",
-                "Duration of conntrack table scans",
-            )?,
+            clean_duration: m
+                .add(durations("conntrack_reconciler_sync_duration_seconds", "Duration of conntrack table scans")?)?,
             flows_deleted: m.add(counters(
                 "conntrack_reconciler_deleted_entries_total",
                 "Stale UDP flows deleted",
@@ -202,40 +140,18 @@ impl Metrics {
 
     /// Counts an event. `pending`: the changes of that kind that wait in that family.
     pub fn changed(&self, family: IpFamily, kind: Kind, pending: usize) {
-        match kind {
-            Kind::Service => {
-                self.service_changes.inc();
-                self.service_pending.set(family, pending);
-            }
-            Kind::EndpointSlice => {
-                self.endpoint_changes.inc();
-                self.endpoint_pending.set(family, pending);
-            }
-            Kind::Node | Kind::ServiceCidr => {}
-        }
+        self.syncs.changed(family, kind, pending);
     }
 
     /// Records that a sync was queued.
     pub fn queued(&self, family: IpFamily) {
-        self.last_queued.with_label_values(&[family.name()]).set(now());
+        self.syncs.queued(family);
     }
 
     /// Records a finished sync.
     pub fn synced(&self, family: IpFamily, report: &SyncReport<'_>) {
-        let label = &[family.name()];
-        let seconds = report.duration.as_secs_f64();
-        let of_kind = if report.full { &self.full_duration } else { &self.partial_duration };
-        self.sync_duration.with_label_values(label).observe(seconds);
-        of_kind.with_label_values(label).observe(seconds);
-        self.endpoint_pending.set(family, 0);
-        self.service_pending.set(family, 0);
+        self.syncs.synced(family, report);
         self.rules.synced(family, report);
-        if report.result.is_ok() {
-            self.last_sync.with_label_values(label).set(now());
-        }
-        for latency in &report.latencies {
-            self.programming.with_label_values(label).observe(latency.as_secs_f64());
-        }
     }
 
     /// Records a search for stale flows.

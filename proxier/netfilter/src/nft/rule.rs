@@ -154,8 +154,6 @@ const NEW: u32 = 8;
 impl Statement {
     /// Appends the kernel's expressions.
     pub fn expressions(&self, out: &mut Vec<Expression>) {
-        const FIRST: Register = Register(0);
-        let compare = |not, value: Vec<u8>| Expression::Compare { register: FIRST, not, value };
         let load = |from| Expression::Load { from, width: 4, to: FIRST };
         let bits = |mask: u32, xor: u32| Expression::Bitwise {
             register: FIRST,
@@ -163,26 +161,8 @@ impl Statement {
             xor: xor.to_ne_bytes().to_vec(),
         };
         match self {
-            Self::AddressIn { address, not, net } => {
-                let field = address.field(IpFamily::of_net(net));
-                load_key(&[field], out);
-                if net.prefix_len() != net.max_prefix_len() {
-                    out.push(Expression::Bitwise {
-                        register: FIRST,
-                        mask: octets(net.netmask()),
-                        xor: vec![0; field.width()],
-                    });
-                }
-                out.push(compare(*not, octets(net.network())));
-            }
-            Self::InputInterface { name, prefix, not } => {
-                load_key(&[Field::Input], out);
-                let mut value = name.as_bytes().to_vec();
-                if !prefix {
-                    value.resize(Field::Input.width(), 0);
-                }
-                out.push(compare(*not, value));
-            }
+            Self::AddressIn { address, not, net } => address_in(*address, *not, net, out),
+            Self::InputInterface { name, prefix, not } => input_interface(name, *prefix, *not, out),
             Self::AddressIsLocal(address) => {
                 load_key(&[address.kind()], out);
                 out.push(compare(false, LOCAL.to_ne_bytes().to_vec()));
@@ -223,6 +203,33 @@ impl Statement {
             Self::Verdict(verdict) => out.push(Expression::Verdict(verdict.clone())),
         }
     }
+}
+
+/// The first register, which keys are loaded to.
+const FIRST: Register = Register(0);
+
+fn compare(not: bool, value: Vec<u8>) -> Expression {
+    Expression::Compare { register: FIRST, not, value }
+}
+
+fn address_in(address: Address, not: bool, net: &IpNet, out: &mut Vec<Expression>) {
+    let field = address.field(IpFamily::of_net(net));
+    load_key(&[field], out);
+    if net.prefix_len() != net.max_prefix_len() {
+        let (mask, xor) = (octets(net.netmask()), vec![0; field.width()]);
+        out.push(Expression::Bitwise { register: FIRST, mask, xor });
+    }
+    out.push(compare(not, octets(net.network())));
+}
+
+/// Compares the name of the input link: the whole field, or the bytes of a prefix.
+fn input_interface(name: &str, prefix: bool, not: bool, out: &mut Vec<Expression>) {
+    load_key(&[Field::Input], out);
+    let mut value = name.as_bytes().to_vec();
+    if !prefix {
+        value.resize(Field::Input.width(), 0);
+    }
+    out.push(compare(not, value));
 }
 
 fn words(field: Field) -> u8 {
