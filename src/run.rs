@@ -165,7 +165,7 @@ async fn serve(line: &CommandLine, settings: &ValidatedConfig, watch: Option<Con
     metrics.outages(Box::new(move || read.durations())).map_err(|error| format!("cannot create metrics: {error}"))?;
     let api = client.map(|client| (client, outages));
     let receivers = Receivers { families, node: news, health, selected };
-    let source = source::start(flags, settings, &receivers, api, None)?;
+    let source = source::start(flags, settings, receivers, api, None)?;
     events.starting();
     let result = tokio::select! {
         () = stop.wait() => Ok(()),

@@ -60,7 +60,7 @@ async fn list(asked: &ResolvedSources, only: Option<&NamespacedName>, coming: &m
     let flags = SourceFlags { objects: objects.clone(), ..SourceFlags::default() };
     let (sender, mut news) = unbounded_channel();
     let receivers = Receivers { families, node: sender, health, selected: None };
-    let mut source = source::start(&flags, settings, &receivers, client, only.cloned())?;
+    let mut source = source::start(&flags, settings, receivers, client, only.cloned())?;
     let complete = async {
         loop {
             while let Ok(news) = news.try_recv() {

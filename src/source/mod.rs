@@ -208,18 +208,18 @@ impl Sink {
 pub type RunningSource = Pin<Box<dyn Future<Output = String> + Send>>;
 
 /// Starts the source that the flags name: the API server with a client, else `--objects`. `only` restricts it to one
-/// Service and its EndpointSlices.
+/// Service and its EndpointSlices. The receivers' channels close when the source is dropped.
 ///
 /// # Errors
 /// The flags name neither.
 pub fn start(
     flags: &SourceFlags,
     settings: &ValidatedConfig,
-    receivers: &Receivers,
+    receivers: Receivers,
     client: Option<(ApiClient, Outages)>,
     only: Option<NamespacedName>,
 ) -> Result<RunningSource, String> {
-    let sink = || Sink::new(settings, receivers.clone());
+    let sink = move || Sink::new(settings, receivers.clone());
     match (client, &flags.objects) {
         (Some(api), _) => Ok(api::start(api, settings, only.as_ref(), [sink(), sink(), sink(), sink()])),
         (None, Some(path)) => Ok(files::start(path.clone(), only, sink())),
