@@ -44,7 +44,9 @@ fn arrives(flow: &Flow, mode: Mode) -> bool {
         Origin::Host => true,
         Origin::Interface(name) => known.contains(&name.as_str()) && !flow.packet.destination.ip().is_loopback(),
     };
-    let is_endpoint = |one: &Expected| matches!(one.verdict, Verdict::Delivered(_));
+    // An endpoint that sends to itself by way of another node does not take its own address for an answer.
+    let source = flow.packet.source.ip();
+    let is_endpoint = |one: &Expected| matches!(one.verdict, Verdict::Delivered(to) if to.ip() != source || one.masqueraded);
     here && flow.remembers.is_none() && flow.packet.state == ConnState::New && expected.iter().all(is_endpoint)
 }
 

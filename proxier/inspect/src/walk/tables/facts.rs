@@ -33,6 +33,8 @@ const PRESENT: u32 = 32;
 const RESULT_INDEX: u32 = 1;
 const RESULT_NAME: u32 = 2;
 const SYN: u8 = 2;
+/// `IP_DF` in the byte of the flags.
+const DONT_FRAGMENT: u8 = 0x40;
 const NAME_SIZE: usize = 16;
 
 /// Why a field was not loaded.
@@ -221,6 +223,8 @@ fn network(traced: &TracedPacket) -> Vec<Option<u8>> {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = vec![None; 12];
             (header[0], header[9]) = (Some(0x45), Some(protocol));
+            // A first packet is no fragment, and Linux lets no router make fragments of it.
+            (header[6], header[7]) = (Some(DONT_FRAGMENT), Some(0));
             header.extend(source.octets().iter().chain(&destination.octets()).map(|byte| Some(*byte)));
             header
         }

@@ -235,8 +235,10 @@ fn decides(expression: &Expression) -> bool {
         | Expression::Dynset { .. }
         | Expression::NoTrack => true,
         Expression::Lookup { verdict, .. } => *verdict,
-        // A limit or counter only affects the expressions after it.
-        Expression::Unknown(name) => !matches!(&**name, "limit" | "quota" | "connlimit" | "match" | "dynset"),
+        // These only affect the expressions after them, or a TCP option, as `tcp option maxseg size set rt mtu` does.
+        Expression::Unknown(name) => {
+            !matches!(&**name, "limit" | "quota" | "connlimit" | "match" | "dynset" | "rt" | "exthdr")
+        }
         _ => false,
     }
 }

@@ -176,7 +176,10 @@ fn unknown_field_is_a_doubt_where_it_decides() {
     assert_eq!(doubts(vec![unknown(), drop.clone()]), ["[osf] drop: osf is not known here"]);
     let limit = || Expression::Unknown("limit".into());
     assert_eq!(doubts(vec![limit(), counter]).len(), 0, "it only counts");
-    assert_eq!(doubts(vec![limit(), drop]).len(), 1);
+    assert_eq!(doubts(vec![limit(), drop.clone()]).len(), 1);
+    let set_option = || [Expression::Unknown("rt".into()), Expression::Unknown("exthdr".into())].to_vec();
+    assert_eq!(doubts(set_option()).len(), 0, "a TCP option decides nothing");
+    assert_eq!(doubts([set_option(), vec![drop]].concat()).len(), 1);
 }
 
 #[test]
