@@ -46,7 +46,8 @@ fn arrives(flow: &Flow, mode: Mode) -> bool {
     };
     // An endpoint that sends to itself by way of another node does not take its own address for an answer.
     let source = flow.packet.source.ip();
-    let is_endpoint = |one: &Expected| matches!(one.verdict, Verdict::Delivered(to) if to.ip() != source || one.masqueraded);
+    let is_endpoint =
+        |one: &Expected| matches!(one.verdict, Verdict::Delivered(to) if to.ip() != source || one.masqueraded);
     here && flow.remembers.is_none() && flow.packet.state == ConnState::New && expected.iter().all(is_endpoint)
 }
 

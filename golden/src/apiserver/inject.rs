@@ -13,6 +13,8 @@ use super::watch::{WatchFaults, send_error};
 const HTML: &str = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>\
                     </center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
 
+const PLAIN: &str = "text/plain; charset=utf-8";
+
 const TIMED_OUT: &[u8] = br#"{"metadata":{},"status":"Failure","message":"Timeout: request did not complete within the allotted timeout","reason":"Timeout","details":{},"code":504}"#;
 
 /// Neither JSON nor protobuf: a wrong magic and a wrong wire type.
@@ -36,36 +38,20 @@ pub(super) async fn inject(
             Some(refuse_with(connection, &status, answer.encoding).await)
         }
         Fault::TooManyRequests { retry_after } => {
-            let text = b"Too many requests, please try again later.\n";
-            let media_type = "text/plain; charset=utf-8";
-            Some(
-                connection
-                    .respond(429, media_type, &format!("Retry-After: {retry_after}\r\n"), text)
-                    .await
-                    .map(|()| Then::Reuse),
-            )
+            let header = format!("Retry-After: {retry_after}\r\n");
+            respond(connection, 429, PLAIN, &header, b"Too many requests, please try again later.\n").await
         }
-        Fault::TimedOut => {
-            let sent = connection.respond(504, "text/plain; charset=utf-8", "", TIMED_OUT).await;
-            Some(sent.map(|()| Then::Reuse))
-        }
-        Fault::Html(code) => {
-            let sent = connection.respond(*code, "text/html", "Server: nginx\r\n", HTML.as_bytes()).await;
-            Some(sent.map(|()| Then::Reuse))
-        }
+        Fault::TimedOut => respond(connection, 504, PLAIN, "", TIMED_OUT).await,
+        Fault::Html(code) => respond(connection, *code, "text/html", "Server: nginx\r\n", HTML.as_bytes()).await,
         Fault::RefuseInOk(code) => {
             let body = answer.status(*code).body(answer.encoding);
-            let sent = connection.respond(200, answer.encoding.media_type(), "", &body).await;
-            Some(sent.map(|()| Then::Reuse))
+            respond(connection, 200, answer.encoding.media_type(), "", &body).await
         }
         Fault::ErrorEvent(code) => Some(event(connection, answer, &answer.status(*code)).await),
         Fault::WatchProgressDisabled => Some(event(connection, answer, &Status::watch_progress_disabled()).await),
         Fault::EndAtOnce => Some(stream(connection, answer.encoding, b"").await),
         Fault::Garbage if watch => Some(stream(connection, answer.encoding, GARBAGE).await),
-        Fault::Garbage => {
-            let sent = connection.respond(200, answer.encoding.media_type(), "", GARBAGE).await;
-            Some(sent.map(|()| Then::Reuse))
-        }
+        Fault::Garbage => respond(connection, 200, answer.encoding.media_type(), "", GARBAGE).await,
         Fault::NoAnswer => {
             connection.gone().await;
             Some(Ok(Then::Close))
@@ -94,6 +80,17 @@ pub(super) async fn inject(
             None
         }
     }
+}
+
+/// Sends a whole answer; the connection can be used again.
+async fn respond(
+    connection: &mut Connection,
+    code: u16,
+    media_type: &str,
+    headers: &str,
+    body: &[u8],
+) -> Option<io::Result<Then>> {
+    Some(connection.respond(code, media_type, headers, body).await.map(|()| Then::Reuse))
 }
 
 async fn event(connection: &mut Connection, answer: &Exchange<'_>, status: &Status) -> io::Result<Then> {

@@ -217,22 +217,20 @@ impl<'a> Walk<'a> {
                     return Some(false);
                 }
                 Expression::SetMark { .. } => self.summary.marks_all |= !step.conditional,
-                Expression::Lookup { set, key, to, verdict, not } => {
-                    let set_name = set;
-                    let set = self.table.sets.get(set_name)?;
-                    if to.is_none() && !verdict {
-                        // Clients with session affinity go to an endpoint that other clients may get too.
-                        if set.is_dynamic() {
-                            self.remembered(chain, rule, depth);
-                            return Some(false);
-                        }
-                        if *not && set.is_anonymous() && drops(rule) {
-                            self.summary.ranges.extend(set.elements.iter().flat_map(networks));
-                        }
-                        step.conditional = true;
-                        continue;
+                Expression::Lookup { set, to: None, verdict: false, not, .. } => {
+                    let set = self.table.sets.get(set)?;
+                    // Clients with session affinity go to an endpoint that other clients may get too.
+                    if set.is_dynamic() {
+                        self.remembered(chain, rule, depth);
+                        return Some(false);
                     }
-                    self.look_up(&mut step, set_name, set, *key);
+                    if *not && set.is_anonymous() && drops(rule) {
+                        self.summary.ranges.extend(set.elements.iter().flat_map(networks));
+                    }
+                    step.conditional = true;
+                }
+                Expression::Lookup { set, key, verdict, .. } => {
+                    self.look_up(&mut step, set, self.table.sets.get(set)?, *key);
                     if *verdict {
                         return self.verdicts(chain, &step, within, depth);
                     }
@@ -242,11 +240,7 @@ impl<'a> Walk<'a> {
                     return Some(self.translate(chain, &step, (*address, port), within));
                 }
                 Expression::Dynset { set, operation: SetOperation::Update, timeout, .. } => {
-                    let of_set = self.table.sets.get(set).map_or(0, |set| set.timeout);
-                    let timeout = if *timeout > 0 { *timeout } else { of_set };
-                    self.summary.affinity =
-                        Some(timeout / 1000).filter(|seconds| *seconds > 0).or(self.summary.affinity);
-                    self.remembers = true;
+                    self.remember_clients(set, *timeout);
                 }
                 Expression::Reject { .. } | Expression::RejectWith { .. } => {
                     self.summary.rejects = true;
@@ -263,6 +257,14 @@ impl<'a> Walk<'a> {
             }
         }
         Some(false)
+    }
+
+    /// Records that a rule remembers clients, and for how long: the timeout of the rule in milliseconds, or the set's.
+    fn remember_clients(&mut self, set: &Name, timeout: u64) {
+        let of_set = self.table.sets.get(set).map_or(0, |set| set.timeout);
+        let seconds = if timeout > 0 { timeout } else { of_set } / 1000;
+        self.summary.affinity = Some(seconds).filter(|seconds| *seconds > 0).or(self.summary.affinity);
+        self.remembers = true;
     }
 
     /// Records the endpoints of clients with session affinity.
