@@ -8,6 +8,7 @@ use netfilter::{IpFamily, kernel};
 use proxier::backend::SyncError;
 use proxier::iptables;
 use proxier::ipvs;
+use proxier::model::config::ServiceMetrics;
 use serde_json::json;
 
 use super::fake::{DEVICE, tcp};
@@ -42,6 +43,24 @@ fn cleanup_keeps_objects_of_other_programs() {
     let chains = |table| world.fake.tables.chains(table).into_keys().filter(|chain| chain.starts_with("KUBE-"));
     assert_eq!(chains(Table::Nat).collect::<Vec<_>>(), ["KUBE-ROUTER"]);
     assert_eq!(chains(Table::Filter).count(), 0);
+}
+
+#[test]
+fn sets_that_count_are_destroyed_by_a_process_without_service_metrics() {
+    let mut world = world();
+    let counting = |world: &World| world.fake.sets.to_string().lines().filter(|line| line.contains("REFUSED")).count();
+    let usual = world.fake.sets.to_string();
+    assert_eq!(counting(&world), 0);
+    world.restart_with_metrics(ServiceMetrics::Services);
+    world.sync();
+    assert!(counting(&world) >= 4, "{}", world.fake.sets);
+    world.restart_with_metrics(ServiceMetrics::Off);
+    world.sync();
+    assert_eq!(world.fake.sets.to_string(), usual);
+    let rules =
+        world.fake.tables.chains(Table::Nat).into_values().chain(world.fake.tables.chains(Table::Filter).into_values());
+    let left: Vec<String> = rules.flatten().filter(|rule| rule.contains("REFUSED")).collect();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 #[test]

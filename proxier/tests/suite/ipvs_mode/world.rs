@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
 use proxier::backend::{Backend, SyncError, SyncStats};
+use proxier::model::config::ServiceMetrics;
 use proxier::model::{Config, IpvsConfig, Scope};
 use proxier::testing::objects;
 use proxier::track::{Change, Kind, Tracker, Translation, Translator, key_of};
@@ -43,6 +44,12 @@ impl World {
     pub fn restart(&mut self) {
         self.backend = self.fake.with(self.config.clone(), self.ipvs.clone(), self.fake.tool());
         self.list();
+    }
+
+    /// A new process with other service metrics, on the same kernel.
+    pub fn restart_with_metrics(&mut self, service_metrics: ServiceMetrics) {
+        self.config.service_metrics = service_metrics;
+        self.restart();
     }
 
     fn list(&mut self) {
