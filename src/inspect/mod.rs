@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netfilter::IpFamily;
-use netfilter::kernel::{self, for_each_flow, node};
+use netfilter::kernel::{self, SystemNftables, for_each_flow, node};
 use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::ipvs::{self, Expected, ObservedState};
@@ -267,7 +267,8 @@ impl NodeInspection {
         let snapshot = self.snapshot(family, tracker);
         let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
         let proxier = &self.settings.proxier;
-        let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints);
+        let hashes = proxier::nftables::can_hash(&mut SystemNftables::default(), family, &snapshot);
+        let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints, hashes);
         let mut found = match table.filter(|table| !is_ours(table)) {
             // Of another layout only what it does can be compared.
             Some(table) => {

@@ -130,7 +130,8 @@ pub type EndpointLookup<'a> = &'a dyn Fn(&str, &[u8]) -> Option<SocketAddr>;
 
 /// Renders the expected table.
 ///
-/// An endpoint keeps the number that it has, according to `endpoints`, at most of the Service port's addresses.
+/// An endpoint keeps the number that it has, according to `endpoints`, at most of the Service port's addresses. `hashes`: whether
+/// the kernel can choose endpoints by a hash (see [`can_hash`](super::can_hash)).
 #[must_use]
 pub fn expected(
     family: IpFamily,
@@ -138,8 +139,10 @@ pub fn expected(
     snapshot: &Snapshot<'_>,
     addresses: &[IpAddr],
     endpoints: EndpointLookup<'_>,
+    hashes: bool,
 ) -> Expected {
     let settings = NftablesSettings::of(family, config, snapshot, || addresses.to_vec());
+    let settings = NftablesSettings { hashes, ..settings };
     let mut owners = AddressOwners::default();
     for (name, port) in snapshot.ports.iter() {
         owners.replace(name, &[], &port.destinations().collect::<Vec<Destination>>(), |_| ());

@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use super::names::{self, Policy, SetId, TABLE_COMMENT, VipOrNodePort};
 use crate::maglev;
-use crate::model::EndpointHash;
 use crate::model::config::ServiceMetrics;
+use crate::model::{EndpointHash, Snapshot};
 
 /// The oldest kernel that kube-proxy supports in this mode.
 const MIN_KERNEL: (u32, u32) = (5, 13);
@@ -77,6 +77,15 @@ pub fn check(kernel: &mut dyn NftTables, family: IpFamily) -> Result<(), Feature
         }
         result => Ok(result?),
     }
+}
+
+/// Whether the kernel can choose endpoints by a hash, as far as Services ask for that. Nothing is changed.
+///
+/// A kernel that cannot be asked can: the proxy takes it for one, too.
+#[must_use]
+pub fn can_hash(kernel: &mut dyn NftTables, family: IpFamily, snapshot: &Snapshot<'_>) -> bool {
+    let asks = snapshot.ports.iter().any(|(_, port)| port.endpoint_hash().is_some());
+    !asks || check_hash(kernel, family).is_ok()
 }
 
 /// Checks that the kernel can choose endpoints by a hash, without changing anything; returns what it lacks.

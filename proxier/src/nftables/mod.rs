@@ -37,7 +37,7 @@ pub use self::expected::{
     EndpointLookup, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_kube_proxy,
     is_own_set, place_of,
 };
-pub use self::features::{FeatureError, check, check_release};
+pub use self::features::{FeatureError, can_hash, check, check_release};
 pub use self::localhost::rejected_localhost_packets;
 pub use self::names::{TABLE, VipOrNodePort, is_localhost_reject};
 use self::plan::SetDefinitions;

@@ -6,7 +6,7 @@ use netfilter::IpFamily;
 use netfilter::nft::{Operation, Transaction};
 use netfilter::testing::FakeHost;
 use proxier::maglev::{MaglevTable, SLOTS};
-use proxier::nftables::Nftables;
+use proxier::nftables::{self, Nftables};
 use proxier::testing::objects;
 use proxier::track::Kind;
 use serde_json::{Value, json};
@@ -128,6 +128,15 @@ fn kernel_without_hashes_chooses_at_random() {
     let text = cluster.kernel.text();
     let element = format!("{} . tcp . 80 . 2 : ", objects::address(60_000));
     assert!(text.contains(&element) && !text.contains("jhash"), "{text}");
+    // Nor do inspection commands expect hashes there.
+    let snapshot = cluster.tracker.snapshot(IpFamily::V4.localhost());
+    let hashes = nftables::can_hash(&mut cluster.kernel.clone(), IpFamily::V4, &snapshot);
+    let expected = |hashes| {
+        let none = |_: &str, _: &[u8]| None;
+        let expected = nftables::expected(IpFamily::V4, &objects::config(), &snapshot, &[], &none, hashes);
+        expected.chains.keys().filter(|name| name.contains("hash")).count()
+    };
+    assert!(!hashes && expected(hashes) == 0 && expected(true) > 0);
     // Later changes do not try again.
     cluster.take(Kind::EndpointSlice, slice(&addresses(4)));
     assert_eq!(changes(&cluster.sync()), (0, 1));
