@@ -366,8 +366,11 @@ fn end(verdict: &Verdict, masqueraded: bool) -> String {
 }
 
 fn verdict(branch: &Branch) -> String {
-    let masqueraded = branch.outcome.masqueraded;
-    let sender = if masqueraded { "with this node's source address" } else { "with its own source address" };
+    let sender = match branch.foreign_source {
+        Some(source) => format!("with source address {source}, which is none of this node's"),
+        None if branch.outcome.masqueraded => "with this node's source address".to_owned(),
+        None => "with its own source address".to_owned(),
+    };
     match &branch.outcome.verdict {
         Verdict::Delivered(to) => format!("Verdict: delivered to {to}, {sender}."),
         Verdict::Rejected => "Verdict: rejected. The client gets an error at once: \"connection refused\", or that of the rule's reject type.".to_owned(),

@@ -12,5 +12,6 @@ mod localhost;
 mod native;
 mod nftables;
 mod node;
+mod obstructed;
 mod outages;
 mod trace_nftables;

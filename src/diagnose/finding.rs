@@ -40,6 +40,8 @@ pub enum Cause {
     RefusedByOthers,
     /// A rule of another program sends the packets to another destination.
     DivertedByOthers,
+    /// A rule of another program keeps packets from being masqueraded, or gives them another source.
+    MasqueradeSkipped,
     /// Nothing translates packets to that address.
     NotTranslated,
     /// The kernel sends packets for an endpoint nowhere: no route, or one that refuses.
@@ -91,6 +93,7 @@ impl Cause {
             Self::RulesAltered => "rules-altered",
             Self::RefusedByOthers => "refused-by-others",
             Self::DivertedByOthers => "diverted-by-others",
+            Self::MasqueradeSkipped => "masquerade-skipped",
             Self::NotTranslated => "not-translated",
             Self::NoRoute => "no-route",
             Self::LinkDown => "link-down",

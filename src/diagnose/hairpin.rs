@@ -18,6 +18,10 @@ pub fn hairpin(facts: &Facts, view: &ServicePortView, packet: &Packet, branch: &
     if branch.outcome.masqueraded {
         return no_way_back(facts, view, packet, to);
     }
+    // That another program's rule keeps it from being masqueraded is a finding of its own.
+    if super::masquerade::culprit(branch).is_some() {
+        return None;
+    }
     Some(Finding::certain(
         Cause::Hairpin,
         format!(

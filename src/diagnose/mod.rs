@@ -2,9 +2,13 @@
 //!
 //! Each cause comes with the next step in words. Exit status 0: healthy; 1: cause found; 2: unknown; 22: usage error.
 
+mod bridge;
 mod finding;
+mod forwarding;
 mod hairpin;
+mod leftovers;
 mod loopback;
+mod masquerade;
 mod node;
 mod refusal;
 mod routes;

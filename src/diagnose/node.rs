@@ -40,8 +40,7 @@ pub fn of(facts: &Facts, views: &[ServicePortView], host_only: bool) -> Vec<Find
     if host_only {
         return findings;
     }
-    findings.extend(forwarding(facts, views));
-    findings.extend(bridges(facts, views));
+    findings.extend(super::forwarding::of_node(facts, views));
     findings.extend(reverse_path(facts));
     findings.extend(tunnels(facts));
     findings.extend(hairpin(facts, views));
@@ -77,49 +76,6 @@ fn ipvs_conntrack(facts: &Facts) -> Option<Finding> {
             "sysctl -w net.ipv4.vs.conntrack=1, and find out what turned it off: the proxy turns it on when it starts",
         )
     })
-}
-
-fn forwarding(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
-    let families = [("IPv4", "net/ipv4/ip_forward"), ("IPv6", "net/ipv6/conf/all/forwarding")];
-    let off = families.into_iter().filter(|(family, name)| {
-        // Without endpoints nothing has to be forwarded.
-        let used = views.iter().any(|view| view.family == *family && super::leads_somewhere(view));
-        used && facts.sysctls.get(*name) == Some(&0)
-    });
-    off.map(|(family, name)| {
-        Finding::certain(
-            Cause::IpForwardOff,
-            format!("{family}: {name} is 0: this node forwards no packets, so none from pods or from outside"),
-            format!("sysctl -w {}=1, and find out what turned it off", name.replace('/', ".")),
-        )
-    })
-    .collect()
-}
-
-/// Pods of one bridge reach each other below the rules: replies come back untranslated.
-fn bridges(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
-    let has_ports = |bridge: &str| facts.links.iter().any(|link| link.master.as_deref() == Some(bridge));
-    let bridges = facts.links.iter().filter(|link| link.kind.as_deref() == Some("bridge") && has_ports(&link.name));
-    let bridges: Vec<&str> = bridges.map(|link| &*link.name).collect();
-    let Some(bridge) = bridges.first() else { return Vec::new() };
-    let off = BRIDGED.into_iter().filter(|(family, name)| {
-        views.iter().any(|view| view.family == *family) && facts.sysctls.get(*name).is_none_or(|value| *value == 0)
-    });
-    let finding = |(family, name): (&str, &str)| {
-        let is = if facts.sysctls.contains_key(name) { "is 0" } else { "is not there (module br_netfilter)" };
-        let what = format!(
-            "{family}: {name} {is}: packets between pods on bridge {bridge} do not meet the rules, so an answer to a pod \
-             that came through a Service comes from the wrong address"
-        );
-        let next = format!("modprobe br_netfilter; sysctl -w {}=1", name.replace('/', "."));
-        let local = views.iter().flat_map(|view| &view.endpoints).any(|e| e.state.is_some_and(|state| state.local));
-        if local {
-            Finding::certain(Cause::BridgeNetfilterOff, what, next)
-        } else {
-            Finding::suspect(Cause::BridgeNetfilterOff, what, next)
-        }
-    };
-    off.map(finding).collect()
 }
 
 /// Strict reverse path filters, where they can drop: packets were dropped already, or there are several ways out.

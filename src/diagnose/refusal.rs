@@ -2,11 +2,12 @@
 
 use proxier::nftables::{TABLE, is_localhost_reject};
 use proxier_inspect::neighbours::owner;
+use proxier_inspect::node::paths::NO_IPV6;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, Doubt, DoubtKind, Origin, Packet, Step, Unrouted, Verdict};
 
 use super::finding::{Cause, Finding};
-use super::loopback;
+use super::{forwarding, loopback};
 
 const NEXT: &str = "look at the network policies that apply, or at the firewall that wrote the rule; kube-proxy trace shows \
                     the way";
@@ -75,7 +76,7 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
     // A rule that is not understood may have accepted it.
     let certain = branch.doubts.is_empty();
     if let Some(unrouted) = &branch.unrouted {
-        return Some(lost(view, packet, unrouted, certain));
+        return (!forwarding::is_off(unrouted)).then(|| lost(view, packet, unrouted, certain));
     }
     let last = branch.steps.last();
     if let Some(policy) = &branch.policy {
@@ -142,6 +143,7 @@ fn lost(view: &ServicePortView, packet: &Packet, unrouted: &Unrouted, certain: b
     let Unrouted { to, why } = unrouted;
     let what = format!("{} ({}): {NOT_ROUTED} {packet} to {to}: {why}", view.name, view.family);
     let next = match &packet.origin {
+        Origin::Interface(_) if *why == NO_IPV6 => "sysctl net.ipv6.conf | grep disable_ipv6".to_owned(),
         Origin::Host => format!("ip route get {} from {}; ip rule", to.ip(), packet.source.ip()),
         Origin::Interface(name) => format!("ip route get {} from {} iif {name}; ip rule", to.ip(), packet.source.ip()),
     };

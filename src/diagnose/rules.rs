@@ -229,7 +229,8 @@ fn two_proxies(seen: &NodeInspection, other_modes: &[String]) -> Vec<Finding> {
     }
     // Beside the chains of Services, what IPVS mode has is the other one's.
     let iptables = seen.rules.families.iter().any(|family| family.has_service_chains());
-    let used = if iptables { Some("iptables") } else { seen.rules.mode() };
+    let is_nftables = seen.rules.mode() == Some(NFTABLES);
+    let used = if iptables && !is_nftables { Some("iptables") } else { seen.rules.mode() };
     if let Some(mode) = other_modes.first().filter(|_| used.is_some()) {
         findings.push(Finding::certain(
             Cause::TwoProxies,

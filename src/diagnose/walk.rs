@@ -12,12 +12,12 @@ use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::{Address, AddressKind, AddressVerdict, ServicePortView};
 use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
 
-use super::TargetAddress;
 use super::finding::{Cause, Finding};
 use super::hairpin::hairpin;
 use super::loopback::{self, LocalhostFacts};
 use super::refusal::{NOT_ROUTED, diverted, own_refusal, refusal, undecided};
 use super::routes::Routes;
+use super::{TargetAddress, bridge, forwarding, leftovers, masquerade};
 use crate::inspect::NodeInspection;
 use crate::trace::{HOST, sender};
 
@@ -81,6 +81,9 @@ pub fn of(
             }
             for from in senders.to(address, pod) {
                 following.follow(view, address, &from, to, &mut paths)?;
+            }
+            if senders.from.is_none() && !to.0.ip().is_loopback() {
+                following.findings.extend(bridge::between_pods(facts, view, to, &mut paths)?);
             }
         }
     }
@@ -175,10 +178,10 @@ impl Following<'_> {
             met.iter_mut().filter(|finding| by_policy(finding)).for_each(|finding| finding.certain = false);
         }
         // A pod chosen by diagnose itself may never call its own Service.
-        if asked_for {
-            let mut branches = trace.branches.iter();
-            met.extend(branches.find_map(|branch| hairpin(self.facts, view, &packet, branch)));
-        }
+        let to_itself = |branch: &&Branch| matches!(branch.outcome.verdict, Verdict::Delivered(to) if to.ip() == packet.source.ip());
+        let called = || trace.branches.iter().filter(|branch| asked_for || !to_itself(branch));
+        met.extend(called().filter(|_| asked_for).find_map(|branch| hairpin(self.facts, view, &packet, branch)));
+        met.extend(called().find_map(|branch| masquerade::skipped(view, &packet, branch, paths.node())));
         // An address that is refused without endpoints, and whose packets leave as they came, is not served either.
         let served_here = paths.node().is_local(to.0.ip());
         let refused = |branch: &Branch| match branch.outcome.verdict {
@@ -220,7 +223,7 @@ impl Following<'_> {
                     findings.extend(branches.iter().filter_map(|branch| refusal(view, &own, branch)));
                     findings
                         .extend(branches.iter().filter_map(|branch| self.routes.lost(view, &own, branch, self.facts)));
-                    only_the_exact(&mut findings, false);
+                    only_the_exact(&mut findings);
                     findings
                         .extend(branches.iter().flat_map(|branch| &branch.doubts).map(|doubt| undecided(&own, doubt)));
                     self.walks.followed.push(way);
@@ -240,18 +243,24 @@ impl Following<'_> {
         paths: &Paths<'_>,
     ) -> Vec<Finding> {
         let branches = &trace.branches;
-        let mut findings: Vec<Finding> = branches.iter().filter_map(|branch| refusal(view, packet, branch)).collect();
-        if address.verdict == AddressVerdict::Endpoints {
+        let mode = self.facts.mode;
+        let left = |branch: &Branch| leftovers::decided(view, packet, branch, mode);
+        let mut findings: Vec<Finding> = branches.iter().find_map(left).into_iter().collect();
+        let taken = !findings.is_empty();
+        findings.extend(branches.iter().filter_map(|branch| refusal(view, packet, branch)));
+        if address.verdict == AddressVerdict::Endpoints && !taken {
             findings.extend(branches.iter().find_map(|branch| own_refusal(view, packet, branch)));
         }
         findings.extend(untranslated(view, address, packet, trace, (paths, &self.localhost())));
         findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
-        findings.extend(branches.iter().find_map(|branch| diverted(view, packet, branch)));
+        findings.extend(branches.iter().filter(|_| !taken).find_map(|branch| diverted(view, packet, branch)));
+        findings.extend(branches.iter().find_map(|branch| masquerade::foreign_source(view, packet, branch)));
+        let node = paths.node();
+        findings.extend(branches.iter().find_map(|one| bridge::lost_reply(self.facts, view, packet, one, node)));
+        findings.extend(branches.iter().find_map(|one| forwarding::stopped(self.facts, one, &packet.origin)));
         findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
         findings.extend(super::node::martian(self.facts, packet, trace, paths));
-        // That forwarding is off is a finding about the node.
-        let forwards = if packet.source.is_ipv4() { "net/ipv4/ip_forward" } else { "net/ipv6/conf/all/forwarding" };
-        only_the_exact(&mut findings, self.facts.sysctls.get(forwards) == Some(&0));
+        only_the_exact(&mut findings);
         let doubts = branches.iter().flat_map(|branch| &branch.doubts);
         findings.extend(doubts.map(|doubt| undecided(packet, doubt)));
         findings
@@ -259,10 +268,10 @@ impl Following<'_> {
 }
 
 /// Where another finding says more exactly why the kernel does not route a packet, that one is enough.
-fn only_the_exact(findings: &mut Vec<Finding>, explained: bool) {
+fn only_the_exact(findings: &mut Vec<Finding>) {
     let by_kernel = |finding: &Finding| finding.cause == Cause::NoRoute && finding.what.contains(NOT_ROUTED);
     let exact = [Cause::NoRoute, Cause::LinkDown, Cause::RouteLocalnetOff, Cause::ReversePathFilter];
-    if explained || findings.iter().any(|finding| exact.contains(&finding.cause) && !by_kernel(finding)) {
+    if findings.iter().any(|finding| exact.contains(&finding.cause) && !by_kernel(finding)) {
         findings.retain(|finding| !by_kernel(finding));
     }
 }

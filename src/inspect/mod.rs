@@ -22,7 +22,7 @@ use netfilter::kernel::{self, SystemNftables, for_each_flow, node};
 use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::ipvs::{self, Expected, ObservedState};
-use proxier::model::{NamespacedName, Scope, Snapshot};
+use proxier::model::{Mode, NamespacedName, Scope, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 use proxier_inspect::drift::Difference;
@@ -87,6 +87,7 @@ pub fn inspect_node(sources: &Sources, focus: &Focus) -> Result<NodeInspection, 
     let guessed = sources.leave_mode_open() && IpFamily::ALL.into_iter().any(has_table);
     let asked = sources.resolve_for_mode(guessed.then_some(NFTABLES))?;
     let mut seen = inspect_resolved(&asked, focus);
+    seen.rules.is_nftables_configured &= !guessed;
     seen.unread.extend(unread);
     if guessed && seen.rules.mode() != Some(NFTABLES) {
         seen.settings = sources.resolve()?.settings;
@@ -127,7 +128,8 @@ pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &
     let (rules, mut loaded) = std::thread::scope(|scope| {
         // Both take long at a big cluster.
         let loading = load.map(|load| scope.spawn(|| load(focus.service.as_ref())));
-        let rules = NodeRulesets::read(focus, load.is_some(), &mut unread);
+        let mut rules = NodeRulesets::read(focus, load.is_some(), &mut unread);
+        rules.is_nftables_configured = settings.mode == Mode::Nftables;
         let loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
         (rules, loaded)
     });
@@ -321,13 +323,16 @@ impl NodeInspection {
     /// Signs of a proxy in another mode than iptables.
     #[must_use]
     pub fn other_modes(&self) -> Vec<String> {
-        let nftables = self.rules.mode() == Some(NFTABLES);
-        let has_table = |family: &IpFamily| !nftables && kernel::has_table(*family, TABLE).unwrap_or(false);
+        let nftables_in_use = self.rules.mode() == Some(NFTABLES);
+        let has_table = |family: &IpFamily| !nftables_in_use && kernel::has_table(*family, TABLE).unwrap_or(false);
         let nftables = IpFamily::ALL.into_iter().filter(has_table);
         let mut modes: Vec<String> =
             nftables.map(|family| format!("a table kube-proxy of nftables mode for {family}")).collect();
         // The mode that is in use is no other one.
         let iptables = self.rules.families.iter().any(FamilyRules::has_service_chains);
+        if nftables_in_use && iptables {
+            modes.push("chains KUBE-SVC-… of iptables mode".to_owned());
+        }
         if self.rules.mode() == Some("ipvs") && iptables {
             modes.push("a chain KUBE-IPVS-FILTER of IPVS mode".to_owned());
         }

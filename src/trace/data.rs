@@ -1,6 +1,6 @@
 //! A trace as JSON.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proxier_inspect::node::Unread;
 use proxier_inspect::walk::{Assumption, Branch, Doubt, Origin, Outcome, Packet, Step, Trace, Verdict};
@@ -13,6 +13,7 @@ struct BranchData<'a> {
     verdict: String,
     to: Option<SocketAddr>,
     masqueraded: bool,
+    foreign_source: Option<IpAddr>,
     certain: bool,
     steps: Vec<serde_json::Value>,
     doubts: Vec<serde_json::Value>,
@@ -84,6 +85,7 @@ fn branch_data(branch: &Branch) -> BranchData<'_> {
         verdict: verdict.to_owned(),
         to,
         masqueraded: branch.outcome.masqueraded,
+        foreign_source: branch.foreign_source,
         certain: branch.doubts.is_empty(),
         steps: branch.steps.iter().map(step_data).collect(),
         doubts: branch.doubts.iter().map(doubt_data).collect(),

@@ -8,8 +8,8 @@ use netfilter::IpFamily;
 use netfilter::kernel::{self, has_policy_rules, listening_inodes, process_of_socket, route_to};
 use proxier::model::Protocol;
 
-pub use netfilter::kernel::Route;
-pub use netfilter::kernel::node::Link;
+pub use netfilter::kernel::node::{Link, forwards};
+pub use netfilter::kernel::{FORWARDING_OFF, Route};
 
 /// Route lookups, each made once.
 #[derive(Default)]

@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::node::Link;
-use netfilter::kernel::{self, RouteTable, SystemIpSets, has_policy_rules, last_seen, node};
+use netfilter::kernel::{self, RouteTable, SystemIpSets, last_seen, node, policy_selectors};
+use netfilter::route::PolicySelectors;
 use proxier::model::Protocol;
 
 use super::FamilyRules;
@@ -45,16 +46,26 @@ pub fn node_of(rules: &FamilyRules) -> Node {
         sockets: if rules.names("socket") { kernel::open_sockets().ok() } else { None },
         unwalked: rules.unwalked.clone(),
         // If they cannot be read, they may be there.
-        has_policy_rules: has_policy_rules(rules.family).unwrap_or(true),
+        policy: policy_selectors(rules.family).unwrap_or(PolicySelectors::UNREAD),
+        down: down(rules.family),
+        closed: closed(rules.family, interfaces.keys()),
         interfaces,
-        down: down(),
         ..Node::default()
     }
 }
 
-/// The interfaces that send nothing; none if interfaces cannot be read.
-fn down() -> BTreeMap<String, &'static str> {
+/// Why an interface with `disable_ipv6` takes and sends nothing.
+pub const NO_IPV6: &str = "IPv6 is off on the interface (disable_ipv6)";
+
+/// The interfaces that take no packets of a family.
+fn closed<'a>(family: IpFamily, names: impl Iterator<Item = &'a String>) -> BTreeMap<String, &'static str> {
+    names.filter(|name| !node::handles(family, name)).map(|name| (name.clone(), NO_IPV6)).collect()
+}
+
+/// The interfaces that send nothing of a family; none if interfaces cannot be read.
+fn down(family: IpFamily) -> BTreeMap<String, &'static str> {
     let state = |link: Link| match (link.up, link.carrier) {
+        (true, true) if !node::handles(family, &link.name) => Some((link.name, NO_IPV6)),
         (true, true) => None,
         (true, false) => Some((link.name, "the interface has no carrier")),
         (false, _) => Some((link.name, "the interface is down")),
@@ -189,7 +200,7 @@ impl<'a> Paths<'a> {
         if trace.routes.is_empty() {
             return false;
         }
-        let mut table = RouteTable::open().map_err(|error| format!("routes: {error}"));
+        let mut table = RouteTable::open(self.rules.family).map_err(|error| format!("routes: {error}"));
         for query in &trace.routes {
             let decided = match &mut table {
                 Ok(table) => table.decide(query).map_err(|error| error.to_string()),

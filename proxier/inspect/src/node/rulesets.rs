@@ -27,6 +27,8 @@ pub struct NodeRulesets {
     pub families: Vec<FamilyRules>,
     /// Families that have kube-proxy's rules in the flavour that is not in use.
     pub in_other: Vec<IpFamily>,
+    /// Whether the proxy is configured for nftables mode: its table then counts, and not what is left of another mode.
+    pub is_nftables_configured: bool,
 }
 
 impl NodeRulesets {
@@ -57,7 +59,7 @@ impl NodeRulesets {
             }
         }
         let Flavours { choice, flavour, in_other, .. } = found;
-        Self { choice, flavour, families, in_other }
+        Self { choice, flavour, families, in_other, is_nftables_configured: false }
     }
 
     /// Those of a family.
@@ -69,10 +71,12 @@ impl NodeRulesets {
     /// The mode whose rules these are. IPVS mode has a chain `KUBE-SERVICES` too.
     #[must_use]
     pub fn mode(&self) -> Option<&'static str> {
+        let has_table = || self.families.iter().any(|rules| rules.proxy_table().is_some());
         match () {
+            () if self.is_nftables_configured && has_table() => Some(NFTABLES),
             () if self.families.iter().any(|rules| rules.held.is_some()) => Some("ipvs"),
             () if self.any() => Some("iptables"),
-            () => self.families.iter().any(|rules| rules.proxy_table().is_some()).then_some(NFTABLES),
+            () => has_table().then_some(NFTABLES),
         }
     }
 

@@ -6,6 +6,17 @@ use ipnet::IpNet;
 
 use super::conditions::Ports;
 
+/// A change of the TTL or hop limit. The kernel keeps it between 0 and 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopChange {
+    /// `--ttl-set`, `--hl-set`.
+    Set(u8),
+    /// `--ttl-inc`, `--hl-inc`.
+    Increase(u8),
+    /// `--ttl-dec`, `--hl-dec`.
+    Decrease(u8),
+}
+
 /// A change of a mark: `mark = (mark & !mask) ^ value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetMark {
@@ -100,7 +111,7 @@ pub enum Target {
         mask: u8,
     },
     /// `TTL`, `HL`: changes the TTL or hop limit.
-    HopLimit,
+    HopLimit(HopChange),
     /// `SET`: changes these sets.
     ChangeSets(Vec<String>),
     /// `-j CHAIN`.

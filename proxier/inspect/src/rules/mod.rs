@@ -16,7 +16,7 @@ mod tests;
 mod values;
 mod words;
 
-pub use actions::{CopyMark, NatRange, SetMark, Target};
+pub use actions::{CopyMark, HopChange, NatRange, SetMark, Target};
 pub use conditions::{
     AddressKind, Condition, ConntrackMatch, CtState, IpvsMatch, PhysdevMatch, Ports, RecentAction, RecentMatch, Test,
 };

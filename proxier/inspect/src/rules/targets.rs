@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::actions::{CopyMark, NatRange, SetMark, Target};
+use super::actions::{CopyMark, HopChange, NatRange, SetMark, Target};
 use super::args::RuleParser;
 use super::clauses::{Clause, OptionValues};
 use super::conditions::Ports;
@@ -43,7 +43,7 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<Targ
         "CONNMARK" => connection_mark(clause)?,
         "HMARK" => Target::HashMark,
         "TOS" | "DSCP" | "ECN" => type_of_service(clause)?,
-        "TTL" | "HL" => Target::HopLimit,
+        "TTL" | "HL" => hop_limit(the_one()?)?,
         "SET" => {
             let named = clause.choices.iter().filter(|choice| choice.name.ends_with("-set"));
             if clause.has("--map-set") {
@@ -77,6 +77,16 @@ fn type_of_service(clause: &Clause<'_>) -> Result<Target, String> {
         _ => u8::try_from(any_number(choice.value())?).map_err(|error| error.to_string())?,
     };
     Ok(Target::TypeOfService { value: value << 2, mask: 0xfc })
+}
+
+/// Parses `TTL` and `HL`.
+fn hop_limit(choice: &OptionValues<'_>) -> Result<Target, String> {
+    let by = u8::try_from(any_number(choice.value())?).map_err(|error| error.to_string())?;
+    Ok(Target::HopLimit(match choice.name.rsplit('-').next() {
+        Some("set") => HopChange::Set(by),
+        Some("inc") => HopChange::Increase(by),
+        _ => HopChange::Decrease(by),
+    }))
 }
 
 fn reject(clause: &Clause<'_>) -> Result<Target, String> {

@@ -13,6 +13,7 @@ use netfilter::nft::ruleset::{self, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Name};
 
 use super::doubts::{ForkIds, ForkedDoubt};
+use super::hops::HopLimit;
 use super::matching::{self, ListChange, MatchResult, RuleMatch};
 use super::path::MOST;
 use super::tables::{self, TableScope};
@@ -57,8 +58,8 @@ pub(super) struct TracedPacket {
     pub(super) mark_unknown: Option<String>,
     /// The type of service of IPv4 or the traffic class of IPv6.
     pub(super) type_of_service: u8,
-    /// Whether a rule changed TTL or hop limit.
-    pub(super) hops_changed: bool,
+    /// Its TTL or hop limit.
+    pub(super) hops: HopLimit,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<ForkedDoubt>,
     pub(super) assumed: Vec<Assumption>,
@@ -423,7 +424,7 @@ fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>)
         Target::TypeOfService { value, mask } => {
             traced.type_of_service = traced.type_of_service & !mask ^ value;
         }
-        Target::HopLimit => traced.hops_changed = true,
+        Target::HopLimit(change) => traced.hops.apply(change),
         Target::ChangeSets(ref sets) => traced.changed_sets.extend(sets.iter().cloned()),
         _ => {}
     }

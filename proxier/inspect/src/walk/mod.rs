@@ -5,6 +5,7 @@
 
 mod chains;
 mod doubts;
+mod hops;
 mod matching;
 mod on_demand;
 mod order;

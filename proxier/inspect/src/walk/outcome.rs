@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netfilter::ipset::SetQuery;
 use netfilter::ipvs::Forward;
@@ -153,6 +153,8 @@ pub struct Branch {
     pub doubts: Vec<Doubt>,
     /// The built-in chain of iptables whose policy dropped the packet: table and chain, as in "filter FORWARD".
     pub policy: Option<String>,
+    /// The source that rules gave it, if that is no address of this node: answers go there.
+    pub foreign_source: Option<IpAddr>,
     /// Where and why routing stopped the packet.
     pub unrouted: Option<super::Unrouted>,
     /// Undecidable rules that would not change the outcome.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::rules::AddressKind;
 use netfilter::ipset::SetQuery;
-use netfilter::route::{RouteDecision, RouteQuery};
+use netfilter::route::{PolicySelectors, RouteDecision, RouteQuery};
 use proxier::ipvs::ObservedState;
 use proxier::model::Protocol;
 
@@ -71,8 +71,8 @@ pub struct Node {
     pub routes: Vec<(IpNet, String)>,
     /// Results of route lookups in the kernel, or why a lookup failed; `routes` decides the others.
     pub route_answers: BTreeMap<RouteQuery, Result<RouteDecision, String>>,
-    /// Whether policy routing rules refer to tables that `routes` does not cover.
-    pub has_policy_rules: bool,
+    /// What policy routing rules choose by; if there are any, they refer to tables that `routes` does not cover.
+    pub policy: PolicySelectors,
     /// The indexes of its interfaces, where known.
     pub interfaces: BTreeMap<String, u32>,
     /// Its virtual servers and sets that were read.
@@ -89,6 +89,8 @@ pub struct Node {
     pub queues: Option<BTreeSet<u16>>,
     /// Interfaces that send nothing, with the reason.
     pub down: BTreeMap<String, &'static str>,
+    /// Interfaces that take no packets, with the reason.
+    pub closed: BTreeMap<String, &'static str>,
     /// Chains that packets meet but a walk does not follow.
     pub unwalked: Vec<UnfollowedRules>,
     /// How much of the packet's source is that of a known client.

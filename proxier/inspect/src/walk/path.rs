@@ -11,6 +11,7 @@ use netfilter::route::RouteQuery;
 
 use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
 use super::doubts::{ForkEnds, ForkIds};
+use super::hops::{self, HopLimit};
 use super::routing;
 use super::stages::{self, HookStage};
 use super::tables::{self, TableScope};
@@ -89,13 +90,14 @@ impl NodeRules<'_> {
         for (traced, decision) in &mut walk.ended {
             unfollowed::note(traced, *decision, node);
             *decision = routing::sent(traced, *decision, node);
+            hops::note_last(traced, *decision, node);
         }
         let asked = walk.ended.iter().flat_map(|(traced, _)| traced.asked.iter().cloned()).collect();
         let queries = walk.ended.iter().flat_map(|(traced, _)| traced.queries.iter().cloned()).collect();
         let compared = ForkEnds::of(&walk.ended);
         // Packets of forks only show whether a doubt matters.
         let real = walk.ended.into_iter().filter(|(traced, _)| traced.supposed.is_empty());
-        let branches = real.map(|end| branch(end, &compared)).collect();
+        let branches = real.map(|end| branch(end, &compared, node)).collect();
         let PathWalk { missing, lacks, routes, dormant, .. } = walk;
         Ok(Trace { asked, queries, branches, missing, lacks, routes, dormant })
     }
@@ -145,9 +147,11 @@ impl<'a> HookPass<'a> {
 
 impl PathWalk<'_> {
     fn arrive_on(&mut self, name: &str) -> Result<(), String> {
+        self.take_in(name);
         self.pass(HookPass::first(Hook::Prerouting, name))?;
         let (local, forwarded) = self.route(Some(name));
         self.under_way = forwarded;
+        self.count_hop();
         self.pass(HookPass::first(Hook::Forward, name))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
         let forwarded = std::mem::replace(&mut self.under_way, local);
@@ -155,6 +159,7 @@ impl PathWalk<'_> {
         let arrived = std::mem::replace(&mut self.under_way, served);
         // Packets that IPVS forwards pass OUTPUT; NAT of their destination is already decided.
         self.reroute();
+        self.count_hop();
         self.pass(HookPass::again(Hook::Output, ""))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
         self.under_way.extend(forwarded);
@@ -377,7 +382,7 @@ fn start(packet: &Packet) -> TracedPacket {
         queries: BTreeSet::new(),
         mark_unknown: None,
         type_of_service: 0,
-        hops_changed: false,
+        hops: HopLimit::of(&packet.origin),
         steps: vec![],
         doubts: vec![],
         policy: None,
@@ -402,9 +407,12 @@ pub(super) fn outcome(traced: &TracedPacket, decision: Decision) -> Outcome {
     Outcome { verdict, masqueraded, probability: traced.probability }
 }
 
-fn branch((traced, decision): (TracedPacket, Decision), compared: &ForkEnds) -> Branch {
+fn branch((traced, decision): (TracedPacket, Decision), compared: &ForkEnds, node: &Node) -> Branch {
     let outcome = outcome(&traced, decision);
+    let source = traced.packet.source.ip();
+    let foreign_source =
+        (outcome.masqueraded && source != traced.sent.0.ip() && !node.is_local(source)).then_some(source);
     let TracedPacket { remembered, steps, doubts, assumed, policy, unrouted, .. } = traced;
     let (doubts, harmless) = compared.sort(doubts);
-    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy, unrouted }
+    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy, foreign_source, unrouted }
 }

@@ -11,7 +11,7 @@ use netfilter::route::{RouteDecision, RouteQuery};
 use super::chains::{Decision, TracedPacket};
 use super::path::PathWalk;
 use super::stages::HookChain;
-use super::{Doubt, Node, Step};
+use super::{Assumption, Doubt, KnownClient, Node, Origin, Step};
 
 /// A packet that routing stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,41 @@ pub(super) fn sent(traced: &mut TracedPacket, decision: Decision, node: &Node) -
     Decision::Drop
 }
 
+/// The protocol and the ports of a lookup. IPVS looks its routes up without (`do_output_route4`).
+fn transport(traced: &TracedPacket) -> (u8, u16, u16) {
+    let packet = &traced.packet;
+    match traced.server {
+        None => (packet.protocol.number(), packet.source.port(), packet.destination.port()),
+        Some(_) => (0, 0, 0),
+    }
+}
+
 impl PathWalk<'_> {
+    /// Ends all packets that came in on an interface which takes none, before they meet any rule.
+    pub(super) fn take_in(&mut self, name: &str) {
+        let Some(why) = self.node.closed.get(name).copied() else { return };
+        for mut traced in std::mem::take(&mut self.under_way) {
+            let to = traced.packet.destination;
+            traced.steps.push(Step::of("routing".to_owned(), &format!("{to} on {name}: {why}"), 1.0));
+            traced.unrouted = Some(Unrouted { to, why });
+            self.ended.push((traced, Decision::Drop));
+        }
+    }
+
+    /// Records what policy rules choose by that is not known of the packet, or assumed.
+    fn note_selectors(&self, traced: &mut TracedPacket) {
+        let (policy, to) = (self.node.policy, traced.packet.destination.ip());
+        let (hook, rule) = ("routing".to_owned(), format!("policy rules for {to}"));
+        if policy.by_user && traced.packet.origin == Origin::Host {
+            let what = "this node's own packets come from a process of root".to_owned();
+            traced.assumed.push(Assumption { hook: hook.clone(), rule: rule.clone(), what });
+        }
+        if policy.by_source_port && self.node.client != KnownClient::AddressAndPort {
+            let why = "one of them chooses by the client's port, which is not known";
+            traced.doubt(Doubt::new(hook, rule, why));
+        }
+    }
+
     /// Routes all current packets and sets their outgoing interfaces. Returns the packets for this node and the forwarded
     /// ones; packets that routing stops end.
     pub(super) fn route(&mut self, in_interface: Option<&str>) -> (Vec<TracedPacket>, Vec<TracedPacket>) {
@@ -79,11 +113,14 @@ impl PathWalk<'_> {
             // IPVS chooses the source of its packets later.
             from: traced.server.is_none().then(|| traced.packet.source.ip()),
             mark: traced.mark,
+            type_of_service: traced.type_of_service,
+            transport: transport(&traced),
             in_interface: in_interface.map(str::to_owned),
         };
-        if let Some(why) = traced.mark_unknown.clone().filter(|_| self.node.has_policy_rules) {
+        if let Some(why) = traced.mark_unknown.clone().filter(|_| self.node.policy.any) {
             traced.doubt(Doubt::new("routing".to_owned(), format!("policy rules for {to}"), why));
         }
+        self.note_selectors(&mut traced);
         let decided = match self.node.route_answers.get(&query) {
             Some(Ok(decision)) => Some(decision.clone()),
             Some(Err(why)) => {

@@ -104,8 +104,14 @@ fn a_match_on_sockets_is_certain_only_where_no_socket_has_the_destination() {
 fn routes_are_the_kernels_answers_for_the_mark() {
     let marked = "*mangle\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n\
         *nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -o wg0 -j MASQUERADE\nCOMMIT\n";
-    let query =
-        |mark| RouteQuery { to: sent().destination.ip(), from: Some(sent().source.ip()), mark, in_interface: None };
+    let query = |mark| RouteQuery {
+        to: sent().destination.ip(),
+        from: Some(sent().source.ip()),
+        mark,
+        type_of_service: 0,
+        transport: (6, 40000, 443),
+        in_interface: None,
+    };
     let mut node = Node { addresses: vec![address("10.0.0.1:0").ip()], ..Node::default() };
     assert_eq!(through(marked, &node).routes, [query(0), query(7)].into(), "both are to be asked");
     node.route_answers.insert(query(0), Ok(RouteDecision::Leaves("eth0".to_owned())));

@@ -54,7 +54,7 @@ pub use nfacct::packet_counters;
 pub use nftables::{NftReader, NftTables, SystemNftables, TableFlags, delete_table, has_chain, has_table, table_flags};
 pub use recent::last_seen;
 pub use retry::retry;
-pub use route::{Route, RouteTable, has_policy_rules, route_to};
+pub use route::{FORWARDING_OFF, Route, RouteTable, has_policy_rules, policy_selectors, route_to};
 pub use rule_counts::{CountedRule, counted_rules};
 pub use rules::RuleReader;
 pub use sockets::{listening_inodes, listens, open_sockets, process_name, process_of_socket};

@@ -173,6 +173,29 @@ pub fn sysctl(name: &str) -> Option<i64> {
     std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
 }
 
+/// Whether the kernel forwards packets that came in on an interface. If it cannot be read, it does.
+///
+/// In IPv4 the setting of the interface decides (`ip_route_input_slow`), which a write of `ip_forward` sets on all. In IPv6
+/// that of all interfaces does, whatever the interface's own says, or `force_forwarding` of the interface, as of Linux 6.17
+/// (`ip6_forward`).
+#[must_use]
+pub fn forwards(family: IpFamily, interface: &str) -> bool {
+    let is = |name: &str, value: i64| sysctl(name) == Some(value);
+    match family {
+        IpFamily::V4 => !is(&format!("net/ipv4/conf/{interface}/forwarding"), 0),
+        IpFamily::V6 => {
+            !is("net/ipv6/conf/all/forwarding", 0) || is(&format!("net/ipv6/conf/{interface}/force_forwarding"), 1)
+        }
+    }
+}
+
+/// Whether the kernel handles packets of a family on an interface: `disable_ipv6` drops those that come in (`ip6_rcv_core`)
+/// and those that would leave (`ip6_output`). If it cannot be read, it does.
+#[must_use]
+pub fn handles(family: IpFamily, interface: &str) -> bool {
+    family == IpFamily::V4 || sysctl(&format!("net/ipv6/conf/{interface}/disable_ipv6")) != Some(1)
+}
+
 /// A number of the group `TcpExt` in `/proc/net/netstat`; `None` if there is none.
 #[must_use]
 pub fn tcp_counter(name: &str) -> Option<u64> {

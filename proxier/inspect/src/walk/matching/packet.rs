@@ -80,7 +80,7 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
             };
             among(sizes, (*from, *to), "its length")
         }
-        Test::HopLimit(..) if traced.hops_changed => MatchResult::unknown("a rule before changes its TTL"),
+        Test::HopLimit(from, to) if traced.hops.is_changed() => among(traced.hops.range(), (*from, *to), "its TTL"),
         Test::HopLimit(from, to) if from_here => {
             let holds = (*from..=*to).contains(&HOP_LIMIT);
             MatchResult::Assumed(holds, "this node's own packets have TTL 64".to_owned())
@@ -160,7 +160,7 @@ fn reverse_path(source: IpAddr, loose: bool, context: &HookContext<'_>) -> Match
     if context.node.is_local(source) {
         return MatchResult::No;
     }
-    if context.node.has_policy_rules {
+    if context.node.policy.any {
         return MatchResult::unknown("policy routing rules decide where answers leave");
     }
     match context.node.out_interface(source) {

@@ -155,7 +155,7 @@ fn route(result: u32, flags: u32, traced: &TracedPacket, scope: &TableScope<'_>)
         return Ok(kind.to_ne_bytes().to_vec());
     }
     let node = scope.context.node;
-    if node.has_policy_rules && !node.is_local(address) {
+    if node.policy.any && !node.is_local(address) {
         return unknown(format!("policy routing rules decide where {address} is routed to"));
     }
     let incoming = scope.context.in_interface;
