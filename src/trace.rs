@@ -15,7 +15,7 @@ use proxier::nftables::TABLE;
 use proxier_inspect::node::paths::{CLIENT_PORT, Paths};
 use proxier_inspect::node::{FamilyRules, Unread};
 use proxier_inspect::services::BY_SOURCE;
-use proxier_inspect::walk::{Branch, DoubtKind, KnownClient, Packet, Step, Trace, Verdict};
+use proxier_inspect::walk::{Assumption, Branch, DoubtKind, KnownClient, Packet, Step, Trace, Verdict};
 
 use self::data::{as_json, is_certain};
 use crate::inspect::obstacles::missing_right;
@@ -217,7 +217,14 @@ fn hedge(branch: &Branch, trace: &Trace, unread: &[Unread]) -> String {
     if let Some(unread) = unread.first() {
         conditions.push(format!("it is decided by what could not be read ({})", unread.what));
     }
-    if conditions.is_empty() { String::new() } else { format!(" Uncertain: unless {}.", conditions.join(", or ")) }
+    let limits: String = branch.assumed.iter().filter(|assumed| !assumed.otherwise.is_empty()).map(limit).collect();
+    if conditions.is_empty() { limits } else { format!("{limits} Uncertain: unless {}.", conditions.join(", or ")) }
+}
+
+/// Words for an assumption about a limit that changes the verdict.
+fn limit(assumed: &Assumption) -> String {
+    let ends: Vec<String> = assumed.otherwise.iter().map(|one| end(&one.verdict, one.masqueraded)).collect();
+    format!(" Assumed: {} in {} (otherwise: {}).", assumed.what, assumed.hook, ends.join(", or "))
 }
 
 fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
@@ -249,6 +256,10 @@ fn steps(branch: &Branch, terminal: Terminal, out: &mut String) {
             }
         };
         let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "?"), doubt.rule);
+    }
+    if let Some(step) = &branch.silenced {
+        let text = format!("{}: drops the error that tells the client:", step.hook);
+        let _ = writeln!(out, "{} {text}\n      {}", terminal.styled(Style::Yellow, "!"), step.rule);
     }
     for assumed in &branch.assumed {
         let text = format!("{}: assuming that {}:", assumed.hook, assumed.what);

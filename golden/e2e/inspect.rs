@@ -15,3 +15,4 @@ mod node;
 mod obstructed;
 mod outages;
 mod trace_nftables;
+mod unsettled;

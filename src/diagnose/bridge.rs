@@ -48,7 +48,7 @@ pub fn lost_reply(
          to a pod of that bridge comes from the wrong address"
     );
     let next = format!("modprobe br_netfilter; sysctl -w {}=1", sysctl.replace('/', "."));
-    Some(Finding { certain: branch.doubts.is_empty(), ..Finding::certain(Cause::BridgeNetfilterOff, what, next) })
+    Some(Finding { certain: branch.is_certain(), ..Finding::certain(Cause::BridgeNetfilterOff, what, next) })
 }
 
 /// The same for any pod of an endpoint's bridge, where no sender was named.

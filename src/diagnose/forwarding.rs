@@ -37,7 +37,7 @@ pub fn stopped(facts: &Facts, branch: &Branch, origin: &Origin) -> Option<Findin
             format!("sysctl -w {setting}=1, and find out what turned it off"),
         )
     });
-    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
+    Some(Finding { certain: branch.is_certain(), ..finding })
 }
 
 /// That no interface forwards packets of a family.

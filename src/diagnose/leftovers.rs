@@ -38,7 +38,7 @@ pub fn decided(view: &ServicePortView, packet: &Packet, branch: &Branch, mode: O
         view.name, view.family
     );
     let finding = Finding::certain(Cause::TwoProxies, what, NEXT).shown_by(format!("{}: {}", rule.hook, rule.rule));
-    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
+    Some(Finding { certain: branch.is_certain(), ..finding })
 }
 
 /// Which kube-proxy's rule it is, if not that of the mode and flavour in use.

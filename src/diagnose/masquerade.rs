@@ -49,7 +49,7 @@ pub fn skipped(view: &ServicePortView, packet: &Packet, branch: &Branch, node: &
     );
     let finding = Finding::certain(Cause::MasqueradeSkipped, what, NEXT);
     let finding = finding.shown_by(format!("{}: {}", rule.hook, rule.rule));
-    Some(Finding { certain: certain && branch.doubts.is_empty(), ..finding })
+    Some(Finding { certain: certain && branch.is_certain(), ..finding })
 }
 
 /// Packets that get a source that is no address of this node.

@@ -60,7 +60,7 @@ pub fn diverted(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opt
         Some(step) => finding.shown_by(format!("{}: {}", step.hook, step.rule)),
         None => finding,
     };
-    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
+    Some(Finding { certain: branch.is_certain(), ..finding })
 }
 
 /// The chain of a rule of iptables.
@@ -74,7 +74,7 @@ pub fn refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> Opti
         return None;
     }
     // A rule that is not understood may have accepted it.
-    let certain = branch.doubts.is_empty();
+    let certain = branch.is_certain();
     if let Some(unrouted) = &branch.unrouted {
         return (!forwarding::is_off(unrouted)).then(|| lost(view, packet, unrouted, certain));
     }
@@ -135,7 +135,7 @@ pub fn own_refusal(view: &ServicePortView, packet: &Packet, branch: &Branch) -> 
         view.name, view.family, place.chain
     );
     let finding = Finding::certain(Cause::RulesAltered, what, MENDED).shown_by(&*last.rule);
-    Some(Finding { certain: branch.doubts.is_empty(), ..finding })
+    Some(Finding { certain: branch.is_certain(), ..finding })
 }
 
 /// The routing code did not pass it on.

@@ -10,7 +10,7 @@ use proxier_inspect::node::facts::Facts;
 use proxier_inspect::node::lookups::listens;
 use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::{Address, AddressKind, AddressVerdict, ServicePortView};
-use proxier_inspect::walk::{Branch, Origin, Packet, Trace, Verdict};
+use proxier_inspect::walk::{Assumption, Branch, Origin, Packet, Trace, Verdict};
 
 use super::finding::{Cause, Finding};
 use super::hairpin::hairpin;
@@ -194,7 +194,7 @@ impl Following<'_> {
         };
         self.walks.fails |= !met.is_empty() || trace.branches.iter().any(refused);
         let assumed = trace.branches.iter().flat_map(|branch| &branch.assumed);
-        self.walks.assumed.extend(assumed.map(|one| format!("{}: {}: {}", one.hook, one.what, one.rule)));
+        self.walks.assumed.extend(assumed.map(in_words));
         self.findings.extend(met);
         self.walks.followed.push(way);
         Ok(())
@@ -346,6 +346,13 @@ fn untranslated(
         format!("{name} ({}): {:.0} % of connections {packet} stay untranslated: {why}", view.family, lost * 100.0);
     let next = "see the way with kube-proxy trace, and what differs with kube-proxy dump";
     Some(Finding { certain: !doubted, ..Finding::certain(Cause::NotTranslated, what, next).shown_by(shown) })
+}
+
+/// An assumption, and how a packet ends if it is wrong.
+fn in_words(assumed: &Assumption) -> String {
+    let ends: Vec<String> = assumed.otherwise.iter().map(ToString::to_string).collect();
+    let otherwise = if ends.is_empty() { String::new() } else { format!(" (otherwise: {})", ends.join(", ")) };
+    format!("{}: {}{otherwise}: {}", assumed.hook, assumed.what, assumed.rule)
 }
 
 /// A real server that gets packets as they are.

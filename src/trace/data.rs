@@ -16,6 +16,7 @@ struct BranchData<'a> {
     foreign_source: Option<IpAddr>,
     certain: bool,
     steps: Vec<serde_json::Value>,
+    silenced_by: Option<serde_json::Value>,
     doubts: Vec<serde_json::Value>,
     harmless_doubts: Vec<serde_json::Value>,
     assumed: Vec<serde_json::Value>,
@@ -69,17 +70,21 @@ fn verdict_data(verdict: &Verdict) -> (&'static str, Option<SocketAddr>) {
 
 fn doubt_data(doubt: &Doubt) -> serde_json::Value {
     let Doubt { hook, rule, why, otherwise, .. } = doubt;
-    let end = |outcome: &Outcome| {
-        let (verdict, to) = verdict_data(&outcome.verdict);
-        let Outcome { masqueraded, probability, .. } = outcome;
-        json!({"verdict": verdict, "to": to, "masqueraded": masqueraded, "probability": probability})
-    };
-    json!({"hook": hook, "rule": rule, "why": why, "otherwise": otherwise.iter().map(end).collect::<Vec<_>>()})
+    json!({"hook": hook, "rule": rule, "why": why, "otherwise": otherwise.iter().map(end_data).collect::<Vec<_>>()})
+}
+
+fn end_data(outcome: &Outcome) -> serde_json::Value {
+    let (verdict, to) = verdict_data(&outcome.verdict);
+    let Outcome { masqueraded, probability, .. } = outcome;
+    json!({"verdict": verdict, "to": to, "masqueraded": masqueraded, "probability": probability})
 }
 
 fn branch_data(branch: &Branch) -> BranchData<'_> {
     let (verdict, to) = verdict_data(&branch.outcome.verdict);
-    let assumed = |one: &Assumption| json!({"hook": one.hook, "rule": one.rule, "what": one.what});
+    let assumed = |one: &Assumption| {
+        let otherwise: Vec<_> = one.otherwise.iter().map(end_data).collect();
+        json!({"hook": one.hook, "rule": one.rule, "what": one.what, "otherwise": otherwise})
+    };
     BranchData {
         probability: branch.outcome.probability,
         verdict: verdict.to_owned(),
@@ -88,6 +93,7 @@ fn branch_data(branch: &Branch) -> BranchData<'_> {
         foreign_source: branch.foreign_source,
         certain: branch.doubts.is_empty(),
         steps: branch.steps.iter().map(step_data).collect(),
+        silenced_by: branch.silenced.as_ref().map(step_data),
         doubts: branch.doubts.iter().map(doubt_data).collect(),
         harmless_doubts: branch.harmless.iter().map(doubt_data).collect(),
         assumed: branch.assumed.iter().map(assumed).collect(),

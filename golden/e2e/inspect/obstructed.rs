@@ -14,17 +14,20 @@ use serde_json::{Value, json};
 use super::node::{diagnosis, json as parsed, printed};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
-const NODE_PORT: u16 = 30080;
+pub const NODE_PORT: u16 = 30080;
 
 /// A cluster with the Service `default/web` with that endpoint, whose proxy does not run any more: what it would mend stays.
-struct Obstructed {
-    cluster: Cluster,
+pub struct Obstructed {
+    pub cluster: Cluster,
 }
 
 impl Obstructed {
-    fn new(mode: &str, flavour: Flavour, endpoint: Endpoint) -> Self {
-        let web = Service::new("web", 20).node_port(NODE_PORT).endpoints([endpoint]);
-        let cluster = Cluster::new(flavour, Path::new(BINARY)).configured("mode", json!(mode)).running(&[web]);
+    pub fn new(mode: &str, flavour: Flavour, endpoint: Endpoint) -> Self {
+        Self::with(mode, flavour, Service::new("web", 20).node_port(NODE_PORT).endpoints([endpoint]))
+    }
+
+    pub fn with(mode: &str, flavour: Flavour, service: Service) -> Self {
+        let cluster = Cluster::new(flavour, Path::new(BINARY)).configured("mode", json!(mode)).running(&[service]);
         cluster.kill();
         Self { cluster }
     }
@@ -37,17 +40,17 @@ impl Obstructed {
             .map(move |(mode, flavour)| (format!("{mode}, {flavour}"), Self::new(mode, flavour, endpoint())))
     }
 
-    fn on_node(&self, line: &str) {
+    pub fn on_node(&self, line: &str) {
         let _ = self.cluster.on_node(line);
     }
 
-    fn nft(&self, text: &str) {
+    pub fn nft(&self, text: &str) {
         let mut tool = self.cluster.node().command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
         tool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
         assert!(tool.wait().expect("it ends").success(), "{text}");
     }
 
-    fn run(&self, words: &str) -> Output {
+    pub fn run(&self, words: &str) -> Output {
         let mut command = self.cluster.node().command(BINARY);
         command.envs(self.cluster.environment()).args(words.split_whitespace());
         if words.starts_with("diagnose") {
@@ -58,33 +61,38 @@ impl Obstructed {
     }
 
     /// Whether a client gets an answer at the node port of that family.
-    fn connects(&self, client: Client<'_>, family: Family) -> bool {
+    pub fn connects(&self, client: Client<'_>, family: Family) -> bool {
         client.attempt(Tcp, NODE.at(family, NODE_PORT)).is_ok()
     }
 
     /// Whether a client gets none soon.
-    fn is_cut(&self, client: Client<'_>, family: Family) -> bool {
-        client.try_within(Tcp, NODE.at(family, NODE_PORT), Duration::from_millis(700)).is_err()
+    pub fn is_cut(&self, client: Client<'_>, family: Family) -> bool {
+        !self.connects_within(client, family, 700)
     }
 
-    fn trace(&self, from: &str, family: Family) -> Value {
+    /// Whether it gets one within so many milliseconds.
+    pub fn connects_within(&self, client: Client<'_>, family: Family, limit: u64) -> bool {
+        client.try_within(Tcp, NODE.at(family, NODE_PORT), Duration::from_millis(limit)).is_ok()
+    }
+
+    pub fn trace(&self, from: &str, family: Family) -> Value {
         parsed(&self.run(&format!("trace -o json --from {from} --to {}", NODE.at(family, NODE_PORT))))
     }
 
     /// The causes of failures of that sender, and the exit status.
-    fn causes(&self, from: &str, family: Family) -> (Vec<String>, i32) {
+    pub fn causes(&self, from: &str, family: Family) -> (Vec<String>, i32) {
         let (causes, status) =
             diagnosis(&self.run(&format!("diagnose -o json --from {from} {}", NODE.at(family, NODE_PORT))));
         (causes.into_iter().filter(|cause| cause != "reverse-path-filter?").collect(), status)
     }
 
-    fn said(&self, from: &str, family: Family) -> String {
+    pub fn said(&self, from: &str, family: Family) -> String {
         printed(&self.run(&format!("diagnose -o wide --from {from} {}", NODE.at(family, NODE_PORT))))
     }
 
     /// Holds the commands against a connection from outside that works.
     #[track_caller]
-    fn works(&self, what: &str, family: Family) {
+    pub fn works(&self, what: &str, family: Family) {
         assert!(self.connects(self.cluster.outside(), family), "{what}: no connection");
         let from = OUTSIDE.of(family).to_string();
         let traced = self.trace(&from, family);
@@ -95,7 +103,7 @@ impl Obstructed {
 
     /// Holds them against one that fails: the verdict, the first cause and words of the answer.
     #[track_caller]
-    fn fails(&self, what: &str, family: Family, verdict: &str, cause: &str, words: &[&str]) {
+    pub fn fails(&self, what: &str, family: Family, verdict: &str, cause: &str, words: &[&str]) {
         assert!(self.is_cut(self.cluster.outside(), family), "{what}: it connects");
         let from = OUTSIDE.of(family).to_string();
         let traced = self.trace(&from, family);
@@ -108,7 +116,7 @@ impl Obstructed {
     }
 }
 
-fn near() -> Endpoint {
+pub fn near() -> Endpoint {
     ready(POD_5)
 }
 

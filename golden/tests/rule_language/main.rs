@@ -69,7 +69,9 @@ fn each_line_of_the_table_is_what_the_code_does() {
         assert_eq!((known.support, known.why), (line.support, &*line.why), "{}", line.name);
         for family in &line.families {
             let meaning = read(*family, &line.rule);
-            let assumes = meaning.conditions.iter().any(|condition| matches!(condition.test, Test::Assumed { .. }));
+            let assumes = meaning.conditions.iter().any(|condition| {
+                matches!(condition.test, Test::Assumed { .. } | Test::Limited { .. } | Test::Quota { .. })
+            });
             match (line.support, &meaning.problem) {
                 (Support::Doubt, Some(problem)) => {
                     assert_eq!(*problem, format!("{}: {}", line.name, line.why), "{}", line.rule);

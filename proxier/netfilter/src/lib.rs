@@ -15,6 +15,7 @@ mod rule_text;
 mod save;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod xfrm;
 
 pub use conntrack::{Flow, Tuple};
 pub use counters::Counters;

@@ -78,10 +78,14 @@ pub fn unwalked(reader: &mut NftReader, unread: &mut Vec<Unread>) -> Vec<Unfollo
         Vec::new()
     });
     let bridges = || links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
-    let chains = found.into_iter().map(|OtherChain { chain, of_bridges, devices }| {
-        let interfaces = match of_bridges {
-            true => bridges().map(|link| link.name.clone()).collect(),
-            false => passing(&devices, &links),
+    // IPv6 finds neighbours without ARP.
+    let is_ipv4 = reader.family() == IpFamily::V4;
+    let found = found.into_iter().filter(|chain| is_ipv4 || !chain.of_arp);
+    let chains = found.map(|OtherChain { chain, of_bridges, of_arp, devices }| {
+        let interfaces = match (of_bridges, of_arp) {
+            (true, _) => bridges().map(|link| link.name.clone()).collect(),
+            (_, true) => links.iter().map(|link| link.name.clone()).filter(|name| name != "lo").collect(),
+            _ => passing(&devices, &links),
         };
         UnfollowedRules { chain, interfaces }
     });

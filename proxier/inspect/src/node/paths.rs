@@ -36,6 +36,10 @@ pub fn node_of(rules: &FamilyRules) -> Node {
     // Loopback addresses are always local; masquerading takes another one.
     addresses.retain(|ip| !ip.is_loopback());
     let interfaces = node::interfaces().unwrap_or_default();
+    let (policies, policies_unread) = match kernel::xfrm::policies(rules.family) {
+        Ok(policies) => (policies, None),
+        Err(error) => (Vec::new(), Some(format!("they could not be read: {error}"))),
+    };
     Node {
         addresses,
         routes: node::routes(rules.family),
@@ -50,6 +54,8 @@ pub fn node_of(rules: &FamilyRules) -> Node {
         down: down(rules.family),
         closed: closed(rules.family, interfaces.keys()),
         interfaces,
+        policies,
+        policies_unread,
         ..Node::default()
     }
 }

@@ -90,7 +90,13 @@ impl RuleParser {
         }
         let known = protocol(&name)?;
         self.protocol = Some(known.map_or(name.clone(), |known| known.name().to_owned())).filter(|_| !choice.negated);
-        self.add(choice.negated, known.map_or(Test::OtherProtocol, Test::Protocol));
+        let other = match (&*name, self.family) {
+            ("icmp" | "1", IpFamily::V4) | ("icmpv6" | "ipv6-icmp" | "58", IpFamily::V6) => {
+                Test::Icmp { kind: None, has_code: false }
+            }
+            _ => Test::OtherProtocol,
+        };
+        self.add(choice.negated, known.map_or(other, Test::Protocol));
         Ok(())
     }
 

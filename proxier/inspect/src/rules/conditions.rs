@@ -53,6 +53,13 @@ pub enum Test {
     Protocol(Protocol),
     /// `-p` with any other protocol, which no traced packet has.
     OtherProtocol,
+    /// `-p icmp`, `-m icmp`: an ICMP packet. Of those only the errors are traced that REJECT sends.
+    Icmp {
+        /// The type.
+        kind: Option<u8>,
+        /// Whether a code is given too.
+        has_code: bool,
+    },
     /// `--sport`, `--sports`: the source port is in one of the ranges.
     SourcePorts(Vec<Ports>),
     /// `--dport`, `--dports`: the destination port is in one of the ranges.
@@ -167,6 +174,21 @@ pub enum Test {
         name: String,
         /// `--nowildcard`: a socket that is bound to any address counts, too.
         any_address: bool,
+    },
+    /// `-m limit`, `-m hashlimit`, `-m connlimit`: earlier packets decide, so the result is an assumption that may be wrong
+    /// for the next packet.
+    Limited {
+        /// The assumed result.
+        holds: bool,
+        /// The assumption.
+        why: &'static str,
+    },
+    /// `-m quota`: packets match until they have this many bytes.
+    Quota {
+        /// The bytes.
+        bytes: u64,
+        /// `! --quota`: packets match from then on.
+        after: bool,
     },
     /// A condition whose result is an assumption about the packet.
     Assumed {

@@ -60,6 +60,10 @@ pub(super) struct TracedPacket {
     pub(super) type_of_service: u8,
     /// Its TTL or hop limit.
     pub(super) hops: HopLimit,
+    /// Of an ICMP error that REJECT sent: its type.
+    pub(super) error: Option<u8>,
+    /// The rule that stops the error which tells the sender of a refusal.
+    pub(super) silenced: Option<Step>,
     pub(super) steps: Vec<Step>,
     pub(super) doubts: Vec<ForkedDoubt>,
     pub(super) assumed: Vec<Assumption>,
@@ -75,6 +79,14 @@ pub(super) struct TracedPacket {
 }
 
 impl TracedPacket {
+    /// Records an assumption. Returns the packet that continues as if it were wrong, unless there are too many forks.
+    pub(super) fn assume(&mut self, assumption: Assumption, forks: &ForkIds) -> Option<Self> {
+        let Assumption { hook, rule, what, .. } = assumption;
+        let other = self.fork(Doubt::new(hook, rule, what), forks);
+        self.doubts.last_mut().into_iter().for_each(|forked| forked.is_assumption = true);
+        other
+    }
+
     /// Records a doubt. Returns the packet that continues as if the rule matched, unless there are too many forks.
     pub(super) fn fork(&mut self, doubt: Doubt, forks: &ForkIds) -> Option<Self> {
         let fork = forks.next();
@@ -82,13 +94,13 @@ impl TracedPacket {
         if let (Some(fork), Some(other)) = (fork, &mut other) {
             other.supposed.push(fork);
         }
-        self.doubts.push(ForkedDoubt { fork, doubt });
+        self.doubts.push(ForkedDoubt { fork, doubt, is_assumption: false });
         other
     }
 
     /// Records a doubt without a fork.
     pub(super) fn doubt(&mut self, doubt: Doubt) {
-        self.doubts.push(ForkedDoubt { fork: None, doubt });
+        self.doubts.push(ForkedDoubt { fork: None, doubt, is_assumption: false });
     }
 
     /// Whether both packets are in the same state, whatever their paths and probabilities.
@@ -227,10 +239,21 @@ pub(super) fn walk(
                 continue;
             }
             let meaning = rule.meaning(context.family);
-            let RuleMatch { holds, assumed } = matching::matches(meaning, &mut walk.traced, context);
+            let found = matching::matches(meaning, rule.counters, &mut walk.traced, context);
             let passive = matches!(meaning.target, None | Some(Target::Passive(_)));
-            let assumed = if passive { Vec::new() } else { assumed };
-            walk.traced.assumed.extend(assumed.into_iter().map(|what| assumption(rule, what, context)));
+            let other = if passive { None } else { assume(rule, &found, context, &mut walk) };
+            let holds = found.holds;
+            if let Some(mut other) = other {
+                context.budget.pay(0, other.traced.steps.len())?;
+                let ends = match holds {
+                    MatchResult::No => obey(rule, 1.0, chains, context, &mut other, &mut walked.missing)?,
+                    _ => Next::Rule,
+                };
+                match ends {
+                    Next::Ends(ends) => walked.ends.extend(ends),
+                    Next::Rule => open.push(other),
+                }
+            }
             let chance = match holds {
                 MatchResult::Yes(chance) => chance,
                 MatchResult::Unknown(why) if !passive => {
@@ -269,8 +292,20 @@ fn hook(context: &HookContext<'_>) -> String {
     format!("{} {}", context.table, context.hook)
 }
 
-fn assumption(rule: &Rule, what: String, context: &HookContext<'_>) -> Assumption {
-    Assumption { hook: hook(context), rule: rule.text.to_string(), what }
+/// Records the assumptions about a rule. Returns the walk that continues as if a limit were used up, or not.
+fn assume<'a>(rule: &Rule, found: &RuleMatch, context: &HookContext<'_>, walk: &mut Walk<'a>) -> Option<Walk<'a>> {
+    let assumption = |what: &String| Assumption {
+        hook: hook(context),
+        rule: rule.text.to_string(),
+        what: what.clone(),
+        otherwise: Vec::new(),
+    };
+    if found.is_limited {
+        let traced = walk.traced.assume(assumption(&found.assumed.join(", ")), context.forks)?;
+        return Some(Walk { traced, stack: walk.stack.clone() });
+    }
+    walk.traced.assumed.extend(found.assumed.iter().map(assumption));
+    None
 }
 
 /// Records a doubt and treats the rule as not matching. Returns the walk that continues as if it matched.

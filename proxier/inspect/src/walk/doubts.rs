@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 
 use super::chains::{Decision, TracedPacket};
 use super::path::outcome;
-use super::{Doubt, Outcome, Verdict};
+use super::{Assumption, Doubt, Outcome, Verdict};
 
 /// A doubt; `fork`: the number of the packet that continues as if the rule matched, if any.
 #[derive(Clone, Debug)]
 pub(super) struct ForkedDoubt {
     pub(super) fork: Option<u32>,
     pub(super) doubt: Doubt,
+    /// Whether it is an assumption about a limit, which the other packet continues without.
+    pub(super) is_assumption: bool,
 }
 
 /// The most forks of a trace: each may meet as many rules as the first packet.
@@ -60,15 +62,25 @@ impl ForkEnds {
         compared
     }
 
-    /// Separates the doubts that matter, with the outcomes if their rules match, from the harmless ones.
-    pub(super) fn sort(&self, doubts: Vec<ForkedDoubt>) -> (Vec<Doubt>, Vec<Doubt>) {
-        let (mut matter, mut harmless) = (Vec::new(), Vec::new());
-        for ForkedDoubt { fork, mut doubt } in doubts {
+    /// Separates the doubts that matter, with the outcomes if their rules match, from the harmless ones and from
+    /// assumptions. Those have the outcomes if they are wrong, where that differs.
+    pub(super) fn sort(&self, doubts: Vec<ForkedDoubt>) -> (Vec<Doubt>, Vec<Doubt>, Vec<Assumption>) {
+        let (mut matter, mut harmless, mut assumed) = (Vec::new(), Vec::new(), Vec::new());
+        for ForkedDoubt { fork, mut doubt, is_assumption } in doubts {
             let ends = fork.and_then(|fork| self.ends_with(fork));
             doubt.otherwise = ends.map(|(_, ends)| outcomes(ends)).unwrap_or_default();
-            if fork.is_some_and(|fork| !self.matters(fork)) { &mut harmless } else { &mut matter }.push(doubt);
+            let is_harmless = fork.is_some_and(|fork| !self.matters(fork));
+            match is_assumption {
+                true => {
+                    let Doubt { hook, rule, why: what, otherwise, .. } = doubt;
+                    let otherwise = if is_harmless { Vec::new() } else { otherwise };
+                    assumed.push(Assumption { hook, rule, what, otherwise });
+                }
+                false if is_harmless => harmless.push(doubt),
+                false => matter.push(doubt),
+            }
         }
-        (matter, harmless)
+        (matter, harmless, assumed)
     }
 
     fn ends_with(&self, fork: u32) -> Option<(&Vec<u32>, &Ends)> {

@@ -31,6 +31,11 @@ impl HopLimit {
         self.changed
     }
 
+    /// Whether rules left none.
+    pub(super) fn is_used_up(self) -> bool {
+        self.changed && self.most <= 1
+    }
+
     /// Its least and greatest value.
     pub(super) fn range(self) -> (u32, u32) {
         (self.least.into(), self.most.into())
@@ -56,7 +61,7 @@ impl PathWalk<'_> {
         for mut traced in std::mem::take(&mut self.under_way) {
             let HopLimit { least, most, changed } = traced.hops;
             let to = traced.packet.destination;
-            if changed && most <= 1 {
+            if traced.hops.is_used_up() {
                 traced.steps.push(Step::of("routing".to_owned(), &format!("{to}: {USED_UP}"), 1.0));
                 traced.unrouted = Some(Unrouted { to, why: USED_UP });
                 self.ended.push((traced, Decision::Reject));

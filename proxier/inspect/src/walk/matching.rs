@@ -7,7 +7,7 @@ pub(super) use memory::ListChange;
 
 use super::chains::{HookContext, TracedPacket};
 use super::packet::{ConnState, Origin};
-use crate::rules::{Condition, ConntrackMatch, CtState, IpvsMatch, Meaning, Test};
+use crate::rules::{Condition, ConntrackMatch, Counters, CtState, IpvsMatch, Meaning, Test};
 
 /// The result of evaluating a condition.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,10 +47,23 @@ impl From<bool> for MatchResult {
 pub(super) struct RuleMatch {
     pub(super) holds: MatchResult,
     pub(super) assumed: Vec<String>,
+    /// Whether the next packet may get the other result, because a limit is used up or not.
+    pub(super) is_limited: bool,
 }
 
-/// Whether the rule matches. Records in `traced` the `recent` lists that the rule adds the sender to.
-pub(super) fn matches(meaning: &Meaning, traced: &mut TracedPacket, context: &HookContext<'_>) -> RuleMatch {
+/// Fewer bytes of a quota match no packet.
+const LEAST_PACKET: u64 = 20;
+/// Any first packet is smaller, so with this many bytes left none was refused for its size.
+const MOST_PACKET: u64 = 1500;
+
+/// Whether the rule matches. `counters`: the rule's. Records in `traced` the `recent` lists that the rule adds the sender to.
+pub(super) fn matches(
+    meaning: &Meaning,
+    counters: Counters,
+    traced: &mut TracedPacket,
+    context: &HookContext<'_>,
+) -> RuleMatch {
+    let mut limits = (0, 0);
     let (mut probability, mut unknown) = (1.0, meaning.problem.clone());
     let (mut for_it, mut against) = (Vec::new(), Vec::new());
     for Condition { negated, test } in &meaning.conditions {
@@ -60,19 +73,55 @@ pub(super) fn matches(meaning: &Meaning, traced: &mut TracedPacket, context: &Ho
             () if unknown.is_some() || probability < 1.0 => PriorConditions::Unknown,
             () => PriorConditions::Hold,
         };
-        let found = holds(test, traced, context, prior);
+        let found = match test {
+            Test::Quota { bytes, after } => quota(*bytes, *after, counters),
+            _ => holds(test, traced, context, prior),
+        };
+        if let (Test::Limited { .. }, MatchResult::Assumed(holds, _)) = (test, &found) {
+            let (met, missed) = &mut limits;
+            *(if holds != negated { met } else { missed }) += 1;
+        }
         match if *negated { found.not() } else { found } {
             MatchResult::Unknown(why) => unknown = unknown.or(Some(why)),
             MatchResult::Assumed(true, why) => for_it.push(why),
             MatchResult::Assumed(false, why) => against.push(why),
             MatchResult::Yes(chance) if chance > 0.0 => probability *= chance,
-            MatchResult::No | MatchResult::Yes(_) => return RuleMatch { holds: MatchResult::No, assumed: Vec::new() },
+            MatchResult::No | MatchResult::Yes(_) => return RuleMatch::no(),
         }
     }
     if !against.is_empty() {
-        return RuleMatch { holds: MatchResult::No, assumed: against };
+        // It would match if the limits alone were against it and were not.
+        let is_limited = limits.1 == against.len() && unknown.is_none() && probability >= 1.0;
+        return RuleMatch { holds: MatchResult::No, assumed: against, is_limited };
     }
-    RuleMatch { holds: unknown.map_or(MatchResult::Yes(probability), MatchResult::Unknown), assumed: for_it }
+    let is_limited = limits.0 > 0 && unknown.is_none();
+    RuleMatch {
+        holds: unknown.map_or(MatchResult::Yes(probability), MatchResult::Unknown),
+        assumed: for_it,
+        is_limited,
+    }
+}
+
+impl RuleMatch {
+    fn no() -> Self {
+        Self { holds: MatchResult::No, assumed: Vec::new(), is_limited: false }
+    }
+}
+
+/// Whether a quota is used up, by the bytes that its rule counted: without `after` those are the ones that were used of it. A
+/// packet that does not fit uses up the rest (`xt_quota`).
+fn quota(bytes: u64, after: bool, counters: Counters) -> MatchResult {
+    let left = bytes.saturating_sub(counters.bytes);
+    match after {
+        true if counters.packets > 0 => {
+            MatchResult::Assumed(true, "its quota is used up, as it has counted packets".to_owned())
+        }
+        false if left < LEAST_PACKET => MatchResult::Assumed(false, "its quota is used up, by its counter".to_owned()),
+        false if left >= MOST_PACKET => {
+            MatchResult::Assumed(true, "its quota is not used up, by its counter".to_owned())
+        }
+        _ => MatchResult::unknown("whether its quota is used up is not known"),
+    }
 }
 
 /// The result of a rule's preceding conditions.
@@ -109,7 +158,7 @@ fn holds(test: &Test, traced: &mut TracedPacket, context: &HookContext<'_>, prio
             None => MatchResult::unknown("the mark of a known connection is not read"),
         },
         Test::Ipvs(asked) => virtual_server(asked, traced),
-        Test::Assumed { holds, why } => MatchResult::Assumed(*holds, (*why).to_owned()),
+        Test::Assumed { holds, why } | Test::Limited { holds, why } => MatchResult::Assumed(*holds, (*why).to_owned()),
         _ => packet::holds(test, traced, context),
     }
 }

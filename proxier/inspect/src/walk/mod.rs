@@ -5,6 +5,7 @@
 
 mod chains;
 mod doubts;
+mod errors;
 mod hops;
 mod matching;
 mod on_demand;
@@ -20,6 +21,7 @@ mod tests;
 mod ties;
 mod translation;
 mod unfollowed;
+mod xfrm;
 
 pub use on_demand::trace_and_supply;
 pub use outcome::{Assumption, Branch, Doubt, DoubtKind, Outcome, Step, Trace, Verdict};

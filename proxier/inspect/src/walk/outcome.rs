@@ -130,7 +130,7 @@ impl Doubt {
 }
 
 /// A rule that was decided by an assumption.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Assumption {
     /// Table and hook, as in "nat PREROUTING".
     pub hook: String,
@@ -138,6 +138,8 @@ pub struct Assumption {
     pub rule: String,
     /// What is assumed.
     pub what: String,
+    /// How the packet ends if that is wrong, where it ends otherwise then.
+    pub otherwise: Vec<Outcome>,
 }
 
 /// One path through the rules, with every random choice made.
@@ -155,12 +157,22 @@ pub struct Branch {
     pub policy: Option<String>,
     /// The source that rules gave it, if that is no address of this node: answers go there.
     pub foreign_source: Option<IpAddr>,
+    /// The rule that stops the error which tells the sender of a refusal: the packet ends as if it were dropped.
+    pub silenced: Option<Step>,
     /// Where and why routing stopped the packet.
     pub unrouted: Option<super::Unrouted>,
     /// Undecidable rules that would not change the outcome.
     pub harmless: Vec<Doubt>,
     /// Rules that were decided by an assumption.
     pub assumed: Vec<Assumption>,
+}
+
+impl Branch {
+    /// Whether every packet of this path ends so: no undecidable rule and no assumption about a limit changes that.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.doubts.is_empty() && self.assumed.iter().all(|assumed| assumed.otherwise.is_empty())
+    }
 }
 
 /// All paths of one packet.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::rules::AddressKind;
 use netfilter::ipset::SetQuery;
 use netfilter::route::{PolicySelectors, RouteDecision, RouteQuery};
+use netfilter::xfrm::XfrmPolicy;
 use proxier::ipvs::ObservedState;
 use proxier::model::Protocol;
 
@@ -91,6 +92,10 @@ pub struct Node {
     pub down: BTreeMap<String, &'static str>,
     /// Interfaces that take no packets, with the reason.
     pub closed: BTreeMap<String, &'static str>,
+    /// Its IPsec policies.
+    pub policies: Vec<XfrmPolicy>,
+    /// Why IPsec policies could not be read.
+    pub policies_unread: Option<String>,
     /// Chains that packets meet but a walk does not follow.
     pub unwalked: Vec<UnfollowedRules>,
     /// How much of the packet's source is that of a known client.

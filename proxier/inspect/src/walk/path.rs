@@ -8,6 +8,7 @@ use netfilter::IpFamily;
 use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::{ChainType, Hook, ruleset};
 use netfilter::route::RouteQuery;
+use netfilter::xfrm::XfrmDirection;
 
 use super::chains::{self, Budget, Decision, HookContext, TracedPacket};
 use super::doubts::{ForkEnds, ForkIds};
@@ -87,6 +88,7 @@ impl NodeRules<'_> {
             Origin::Interface(name) => walk.arrive_on(name)?,
         }
         walk.ended.extend(walk.under_way.drain(..).map(|t| (t, Decision::Accept)));
+        walk.follow_errors()?;
         for (traced, decision) in &mut walk.ended {
             unfollowed::note(traced, *decision, node);
             *decision = routing::sent(traced, *decision, node);
@@ -123,7 +125,7 @@ pub(super) struct PathWalk<'a> {
 
 /// One passage through a hook.
 #[derive(Clone, Copy)]
-struct HookPass<'a> {
+pub(super) struct HookPass<'a> {
     hook: Hook,
     in_interface: &'a str,
     /// Whether NAT is still undecided: it is decided once per connection and direction.
@@ -140,7 +142,7 @@ impl<'a> HookPass<'a> {
     }
 
     /// A passage of packets whose NAT was decided before.
-    fn again(hook: Hook, in_interface: &'a str) -> Self {
+    pub(super) fn again(hook: Hook, in_interface: &'a str) -> Self {
         Self { hook, in_interface, nat: false, serve: false, tracked: true }
     }
 }
@@ -151,11 +153,15 @@ impl PathWalk<'_> {
         self.pass(HookPass::first(Hook::Prerouting, name))?;
         let (local, forwarded) = self.route(Some(name));
         self.under_way = forwarded;
+        self.apply_policies(XfrmDirection::Forward);
         self.count_hop();
+        self.apply_policies(XfrmDirection::Out);
         self.pass(HookPass::first(Hook::Forward, name))?;
         self.pass(HookPass::first(Hook::Postrouting, name))?;
+        self.apply_policies(XfrmDirection::Out);
         let forwarded = std::mem::replace(&mut self.under_way, local);
         let served = self.pass(HookPass::first(Hook::Input, name))?;
+        self.apply_policies(XfrmDirection::In);
         let arrived = std::mem::replace(&mut self.under_way, served);
         // Packets that IPVS forwards pass OUTPUT; NAT of their destination is already decided.
         self.reroute();
@@ -171,13 +177,16 @@ impl PathWalk<'_> {
     /// decided in OUTPUT and not again.
     fn send_from_host(&mut self) -> Result<(), String> {
         self.route_own();
+        self.apply_policies(XfrmDirection::Out);
         let served = self.pass(HookPass::first(Hook::Output, ""))?;
         let rest = std::mem::replace(&mut self.under_way, served);
         self.reroute();
         self.pass(HookPass::again(Hook::Output, ""))?;
         self.under_way.extend(rest);
         self.reroute();
+        self.apply_policies(XfrmDirection::Out);
         self.pass(HookPass::first(Hook::Postrouting, ""))?;
+        self.apply_policies(XfrmDirection::Out);
         let stays = |traced: &TracedPacket| traced.out.as_deref() == Some("lo");
         let (local, sent) = self.under_way.drain(..).partition(stays);
         self.under_way = local;
@@ -240,7 +249,7 @@ impl PathWalk<'_> {
 
     /// Walks all current packets through one hook; packets that are not accepted end there. Returns packets that virtual
     /// servers forward.
-    fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
+    pub(super) fn pass(&mut self, pass: HookPass<'_>) -> Result<Vec<TracedPacket>, String> {
         let mut served = Vec::new();
         if !self.under_way.is_empty() {
             self.dormant.extend(stages::dormant(pass.hook, self.rules));
@@ -361,7 +370,7 @@ fn drops(rule: &str) -> bool {
         || rule.contains(": drop")
 }
 
-fn start(packet: &Packet) -> TracedPacket {
+pub(super) fn start(packet: &Packet) -> TracedPacket {
     TracedPacket {
         packet: packet.clone(),
         mark: 0,
@@ -383,6 +392,8 @@ fn start(packet: &Packet) -> TracedPacket {
         mark_unknown: None,
         type_of_service: 0,
         hops: HopLimit::of(&packet.origin),
+        error: None,
+        silenced: None,
         steps: vec![],
         doubts: vec![],
         policy: None,
@@ -412,7 +423,8 @@ fn branch((traced, decision): (TracedPacket, Decision), compared: &ForkEnds, nod
     let source = traced.packet.source.ip();
     let foreign_source =
         (outcome.masqueraded && source != traced.sent.0.ip() && !node.is_local(source)).then_some(source);
-    let TracedPacket { remembered, steps, doubts, assumed, policy, unrouted, .. } = traced;
-    let (doubts, harmless) = compared.sort(doubts);
-    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy, foreign_source, unrouted }
+    let TracedPacket { remembered, steps, doubts, mut assumed, policy, silenced, unrouted, .. } = traced;
+    let (doubts, harmless, limits) = compared.sort(doubts);
+    assumed.extend(limits);
+    Branch { outcome, remembered, steps, doubts, harmless, assumed, policy, foreign_source, silenced, unrouted }
 }

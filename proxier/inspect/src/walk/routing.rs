@@ -70,7 +70,7 @@ impl PathWalk<'_> {
         let (hook, rule) = ("routing".to_owned(), format!("policy rules for {to}"));
         if policy.by_user && traced.packet.origin == Origin::Host {
             let what = "this node's own packets come from a process of root".to_owned();
-            traced.assumed.push(Assumption { hook: hook.clone(), rule: rule.clone(), what });
+            traced.assumed.push(Assumption { hook: hook.clone(), rule: rule.clone(), what, otherwise: Vec::new() });
         }
         if policy.by_source_port && self.node.client != KnownClient::AddressAndPort {
             let why = "one of them chooses by the client's port, which is not known";

@@ -34,6 +34,7 @@ mod rule_counts;
 mod rules;
 mod sockets;
 mod writer_priority;
+pub mod xfrm;
 mod xtables_lock;
 
 pub use address_watch::{AddressWatch, SystemAddressWatch};

@@ -161,7 +161,7 @@ pub(super) const MATCHES: &[Extension] = &[
             ("--next", 0),
         ],
     ),
-    assumed("quota", "its quota is not used up", &[("--quota", 1)]),
+    assumed("quota", "its counter tells whether its quota is used up", &[("--quota", 1)]),
     doubt(
         "rateest",
         "measured rates are not read",

@@ -23,12 +23,18 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
             // Without an option the limit is an upper one.
             let upto = clause.choices.iter().find(|choice| choice.name == "--connlimit-upto");
             let above = clause.choices.iter().find(|choice| choice.name == "--connlimit-above");
-            let holds = match (upto, above) {
-                (Some(upto), _) => !upto.negated,
-                (None, Some(above)) => above.negated,
+            let (limit, holds) = match (upto, above) {
+                (Some(upto), _) => (upto, !upto.negated),
+                (None, Some(above)) => (above, above.negated),
                 (None, None) => return Err("match connlimit needs a limit".to_owned()),
             };
-            reading.add(false, Test::Assumed { holds, why: clause.extension.why });
+            let most: u32 = number(&limit.name, limit.value())?;
+            let test = match most {
+                // The packet's own connection counts: there are always more than none.
+                0 => Test::Random(if holds { 0.0 } else { 1.0 }),
+                _ => Test::Limited { holds, why: clause.extension.why },
+            };
+            reading.add(false, test);
         }
         _ => {
             // A new connection has transferred one packet at most, so only ranges from 0 (or 1 packet) match.

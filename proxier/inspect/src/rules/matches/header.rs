@@ -30,8 +30,12 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
             reading.add(false, Test::Assumed { holds: false, why });
             return Ok(());
         }
+        "icmp" | "icmp6" => {
+            icmp(reading, clause);
+            return Ok(());
+        }
         // The kernel requires -p for these, and traced packets have other protocols.
-        "icmp" | "icmp6" | "ah" | "esp" | "ipcomp" | "mh" | "dccp" | "udplite" => {
+        "ah" | "esp" | "ipcomp" | "mh" | "dccp" | "udplite" => {
             reading.add(false, Test::OtherProtocol);
             return Ok(());
         }
@@ -88,12 +92,34 @@ fn one(clause: &Clause<'_>, choice: &OptionValues<'_>) -> Result<Test, String> {
         "--chunk-types" => chunks(choice)?,
         "--realm" => {
             let (value, _) = text.split_once('/').unwrap_or((text, ""));
-            assumed(value == "0" || value == "0x0")
+            // The name of realm 0 in iproute2's `rt_realms`.
+            assumed(["0", "0x0", "cosmos"].contains(&value))
         }
         "--uid-owner" | "--gid-owner" => owner(choice),
         "--socket-exists" => Test::Owner { root: true },
         other => return Err(format!("unknown option {other}")),
     })
+}
+
+/// `-m icmp`, `-m icmp6`: a type as a number with an optional code, or any other words for any type.
+fn icmp(reading: &mut RuleParser, clause: &Clause<'_>) {
+    let mut added = false;
+    for choice in &clause.choices {
+        let (kind, code) =
+            choice.value().split_once('/').map_or((choice.value(), None), |(kind, code)| (kind, Some(code)));
+        let is_any = matches!(kind, "any" | "255");
+        let number = kind.parse::<u8>().ok().filter(|_| !is_any);
+        if number.is_none() && !is_any {
+            // A name: types that rules name are mostly those of echo requests, but which is not looked up.
+            reading.add(choice.negated, Test::Icmp { kind: None, has_code: true });
+        } else {
+            reading.add(choice.negated, Test::Icmp { kind: number, has_code: code.is_some() && !is_any });
+        }
+        added = true;
+    }
+    if !added {
+        reading.add(false, Test::Icmp { kind: None, has_code: false });
+    }
 }
 
 /// `--uid-owner`, `--gid-owner`: whether the user, group or range begins with root.

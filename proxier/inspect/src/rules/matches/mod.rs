@@ -35,8 +35,15 @@ pub(super) fn read(reading: &mut RuleParser, clause: &Clause<'_>) -> Result<(), 
             sockets(reading, clause);
             Ok(())
         }
-        "limit" | "hashlimit" | "quota" => {
+        "limit" | "hashlimit" => {
             limit(reading, clause);
+            Ok(())
+        }
+        "quota" => {
+            let quota = clause.choices.iter().find(|choice| choice.name == "--quota");
+            let quota = quota.ok_or("match quota needs --quota")?;
+            let bytes = number("--quota", quota.value())?;
+            reading.add(false, Test::Quota { bytes, after: quota.negated });
             Ok(())
         }
         _ if clause.extension.support == Support::Doubt => Ok(()),
@@ -87,5 +94,5 @@ fn limit(reading: &mut RuleParser, clause: &Clause<'_>) {
     let above = clause.choices.iter().find(|choice| choice.name == "--hashlimit-above");
     let negated = clause.choices.iter().any(|choice| choice.negated && choice.name != "--hashlimit-above");
     let holds = above.map_or(!negated, |above| above.negated);
-    reading.add(false, Test::Assumed { holds, why: clause.extension.why });
+    reading.add(false, Test::Limited { holds, why: clause.extension.why });
 }

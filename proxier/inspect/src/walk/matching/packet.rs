@@ -23,7 +23,8 @@ pub(super) fn holds(test: &Test, traced: &TracedPacket, context: &HookContext<'_
         Test::Destination(net) => net.contains(&destination.ip()).into(),
         Test::Bits { of_source, value, mask } => (bits(end(*of_source)) & mask == *value).into(),
         Test::AddressRange { of_source, from, to } => (bits(*from)..=bits(*to)).contains(&bits(end(*of_source))).into(),
-        Test::Protocol(protocol) => (*protocol == packet.protocol).into(),
+        Test::Protocol(protocol) => (*protocol == packet.protocol && traced.error.is_none()).into(),
+        Test::Icmp { kind, has_code } => icmp(*kind, *has_code, traced),
         Test::SourcePorts(ports) => within(ports, source.port()).into(),
         Test::DestinationPorts(ports) => within(ports, destination.port()).into(),
         Test::EitherPorts(ports) => (within(ports, source.port()) || within(ports, destination.port())).into(),
@@ -71,11 +72,12 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
             MatchResult::Assumed(holds, "an SCTP association begins with an INIT chunk".to_owned())
         }
         Test::Length(from, to) => {
+            let is_new = is_new && traced.error.is_none();
             let head = if packet.source.is_ipv4() { 20 } else { 40 };
             let sizes = match packet.protocol {
                 // A TCP header has 20 to 60 bytes, and a SYN normally has no payload.
                 Protocol::Tcp if is_new => (head + 20, head + 60),
-                Protocol::Udp => (head + 8, u32::from(u16::MAX)),
+                Protocol::Udp if traced.error.is_none() => (head + 8, u32::from(u16::MAX)),
                 _ => (head, u32::from(u16::MAX)),
             };
             among(sizes, (*from, *to), "its length")
@@ -99,6 +101,16 @@ fn header(test: &Test, traced: &TracedPacket) -> MatchResult {
         Test::SenderSocket { .. } => MatchResult::Yes(1.0),
         Test::OtherProtocol => MatchResult::No,
         _ => MatchResult::unknown("it is not known here"),
+    }
+}
+
+/// Whether the packet is an ICMP error of that type. Of its code nothing is known.
+fn icmp(kind: Option<u8>, has_code: bool, traced: &TracedPacket) -> MatchResult {
+    match traced.error {
+        None => MatchResult::No,
+        Some(error) if kind.is_some_and(|kind| kind != error) => MatchResult::No,
+        Some(_) if has_code => MatchResult::unknown("the code of the ICMP error is not known"),
+        Some(_) => MatchResult::Yes(1.0),
     }
 }
 

@@ -35,6 +35,8 @@ const RESULT_NAME: u32 = 2;
 const SYN: u8 = 2;
 /// `IP_DF` in the byte of the flags.
 const DONT_FRAGMENT: u8 = 0x40;
+const ICMP: u8 = 1;
+const ICMP6: u8 = 58;
 const NAME_SIZE: usize = 16;
 
 /// Why a field was not loaded.
@@ -67,7 +69,7 @@ pub(super) fn load(from: Load, width: u32, traced: &TracedPacket, scope: &TableS
         Load::InputIndex => index(scope.context.in_interface, scope),
         Load::OutputIndex => index(out(traced, scope)?, scope),
         Load::Family => Ok(vec![scope.context.family.nfproto()]),
-        Load::Protocol => Ok(vec![packet.protocol.number()]),
+        Load::Protocol => Ok(vec![protocol(traced)]),
         // `ETH_P_IP`, `ETH_P_IPV6`, `PACKET_HOST`.
         Load::Meta(1) => Ok(if packet.source.is_ipv4() { vec![8, 0] } else { vec![0x86, 0xdd] }),
         Load::Meta(19) => Ok(vec![0]),
@@ -216,9 +218,18 @@ fn payload(origin: PayloadBase, offset: u32, width: u32, traced: &TracedPacket) 
     })
 }
 
+/// The number of the packet's protocol.
+fn protocol(traced: &TracedPacket) -> u8 {
+    match (traced.error, traced.packet.source.is_ipv4()) {
+        (None, _) => traced.packet.protocol.number(),
+        (Some(_), true) => ICMP,
+        (Some(_), false) => ICMP6,
+    }
+}
+
 fn network(traced: &TracedPacket) -> Vec<Option<u8>> {
     let packet = &traced.packet;
-    let protocol = packet.protocol.number();
+    let protocol = protocol(traced);
     match (packet.source.ip(), packet.destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let mut header = vec![None; 12];
@@ -239,6 +250,9 @@ fn network(traced: &TracedPacket) -> Vec<Option<u8>> {
 }
 
 fn transport(traced: &TracedPacket) -> Vec<Option<u8>> {
+    if let Some(kind) = traced.error {
+        return vec![Some(kind), None];
+    }
     let packet = &traced.packet;
     let ports = [packet.source.port(), packet.destination.port()].map(u16::to_be_bytes).concat();
     let mut header: Vec<Option<u8>> = ports.into_iter().map(Some).collect();

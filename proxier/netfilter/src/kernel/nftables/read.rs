@@ -18,9 +18,11 @@ use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, T
 const TRIES: u32 = 5;
 
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_ARP: u8 = 3;
 const NFPROTO_BRIDGE: u8 = 7;
 /// Families with hooks besides those of IP: `NFPROTO_NETDEV` is 5.
-const OTHER_FAMILIES: [(u8, &str); 3] = [(NFPROTO_INET, "inet"), (5, "netdev"), (NFPROTO_BRIDGE, "bridge")];
+const OTHER_FAMILIES: [(u8, &str); 4] =
+    [(NFPROTO_INET, "inet"), (NFPROTO_ARP, "arp"), (5, "netdev"), (NFPROTO_BRIDGE, "bridge")];
 
 /// A base chain at another place than the five hooks of IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct OtherChain {
     pub chain: String,
     /// Whether packets in bridges meet it.
     pub of_bridges: bool,
+    /// Whether ARP meets it, by which the neighbours of IPv4 are found.
+    pub of_arp: bool,
     /// The interfaces whose packets meet it, if those are named; a name with `*` at its end is a prefix.
     pub devices: Vec<String>,
 }
@@ -293,7 +297,12 @@ impl NftReader {
                 let rules: usize = self.collect(&request, |count: &mut usize, _| *count += 1)?;
                 if drops || rules > 0 {
                     let chain = format!("{name} {table} {chain}");
-                    found.push(OtherChain { chain, of_bridges: family == NFPROTO_BRIDGE, devices });
+                    found.push(OtherChain {
+                        chain,
+                        of_bridges: family == NFPROTO_BRIDGE,
+                        of_arp: family == NFPROTO_ARP,
+                        devices,
+                    });
                 }
             }
         }
