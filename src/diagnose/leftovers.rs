@@ -32,20 +32,20 @@ pub fn decided(view: &ServicePortView, packet: &Packet, branch: &Branch, mode: O
         }
         _ => return None,
     };
-    let left = left_by(rule, mode)?;
+    let (cause, left) = left_by(rule, mode)?;
     let what = format!(
         "{} ({}): {packet} meets rules that a kube-proxy left {left}, and these decide: they {does}",
         view.name, view.family
     );
-    let finding = Finding::certain(Cause::TwoProxies, what, NEXT).shown_by(format!("{}: {}", rule.hook, rule.rule));
+    let finding = Finding::certain(cause, what, NEXT).shown_by(format!("{}: {}", rule.hook, rule.rule));
     Some(Finding { certain: branch.is_certain(), ..finding })
 }
 
-/// Which kube-proxy's rule it is, if not that of the mode and flavour in use.
-fn left_by(rule: &Step, mode: Option<&str>) -> Option<String> {
+/// Which kube-proxy's rule it is, if not that of the mode and flavour in use, and the cause that it is.
+fn left_by(rule: &Step, mode: Option<&str>) -> Option<(Cause, String)> {
     if rule.handle.is_some() {
         let in_table = rule.hook.split(' ').nth(1) == Some(TABLE);
-        return (in_table && mode != Some(NFTABLES)).then(|| "in nftables mode".to_owned());
+        return (in_table && mode != Some(NFTABLES)).then(|| (Cause::TwoProxies, "in nftables mode".to_owned()));
     }
     let chain = rule.rule.strip_prefix("-A ")?.split(' ').next()?;
     if owner(chain) != Some("kube-proxy") {
@@ -54,7 +54,7 @@ fn left_by(rule: &Step, mode: Option<&str>) -> Option<String> {
     // A step in the other flavour has its name before table and hook.
     let flavour = (rule.hook.split(' ').count() == 3).then(|| rule.hook.split(' ').next()).flatten();
     match flavour {
-        Some(flavour) => Some(format!("in the {flavour} flavour of iptables")),
-        None => (mode == Some(NFTABLES)).then(|| "in iptables or IPVS mode".to_owned()),
+        Some(flavour) => Some((Cause::WrongFlavour, format!("in the {flavour} flavour of iptables"))),
+        None => (mode == Some(NFTABLES)).then(|| (Cause::TwoProxies, "in iptables or IPVS mode".to_owned())),
     }
 }

@@ -247,7 +247,8 @@ impl Following<'_> {
         let left = |branch: &Branch| leftovers::decided(view, packet, branch, mode);
         let mut findings: Vec<Finding> = branches.iter().find_map(left).into_iter().collect();
         let taken = !findings.is_empty();
-        findings.extend(branches.iter().filter_map(|branch| refusal(view, packet, branch)));
+        let others = branches.iter().filter(|branch| left(branch).is_none());
+        findings.extend(others.filter_map(|branch| refusal(view, packet, branch)));
         if address.verdict == AddressVerdict::Endpoints && !taken {
             findings.extend(branches.iter().find_map(|branch| own_refusal(view, packet, branch)));
         }

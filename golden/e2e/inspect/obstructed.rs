@@ -342,6 +342,24 @@ fn rules_that_another_mode_left_are_a_cause_where_they_decide() {
 }
 
 #[test]
+fn rules_of_a_kube_proxy_in_the_other_flavour_are_a_cause_where_they_decide() {
+    for flavour in Flavour::ALL {
+        let other = if flavour == Flavour::Nft { Flavour::Legacy } else { Flavour::Nft };
+        let node = Obstructed::new("iptables", flavour, near());
+        for words in [
+            "-N KUBE-PROXY-FIREWALL",
+            "-A KUBE-PROXY-FIREWALL -p tcp --dport 8080 -j DROP",
+            "-A FORWARD -j KUBE-PROXY-FIREWALL",
+        ] {
+            node.on_node(&format!("iptables-{other} -w 5 {words}"));
+        }
+        let words = ["flavour of iptables, and these decide: they refuse it"];
+        node.fails(&format!("{flavour}"), Family::V4, "dropped", "wrong-flavour", &words);
+        node.works("nothing of IPv6", Family::V6);
+    }
+}
+
+#[test]
 fn iptables_chains_beside_nftables_mode_are_not_taken_for_the_rules_in_use() {
     let node = Obstructed::new("nftables", Flavour::Nft, near());
     let left = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-SVC-LEFT - [0:0]\n:KUBE-SEP-LEFT - [0:0]\n\
