@@ -88,7 +88,9 @@ fn each_state(whose: Whose, mut look: impl FnMut(&str, &Replay, IpFamily, &Table
 
 fn should_be(replay: &Replay, family: IpFamily, table: &Table) -> Expected {
     let endpoints = |set: &str, key: &[u8]| endpoint_in(table, set, key);
-    replay.model(family, |snapshot, config| expected(family, config, snapshot, &Replay::addresses(family), &endpoints))
+    replay.model(family, |snapshot, config| {
+        expected(family, config, snapshot, &Replay::addresses(family), &endpoints, true)
+    })
 }
 
 /// The differences of either table.
