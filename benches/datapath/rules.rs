@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -16,12 +17,12 @@ use proxier::model::{Config, LocalDetector, Scope};
 use proxier::nftables::Nftables;
 use proxier::testing::objects;
 use proxier::track::{Kind, Tracker, Translator};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ENDPOINTS;
 
 /// A ruleset on the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ruleset {
     /// No rules: connections are not even tracked.
     Forwarding,
@@ -37,6 +38,8 @@ pub enum Ruleset {
     IptablesLegacy,
     /// iptables mode, nf_tables flavour.
     IptablesNft,
+    /// Our nftables mode, changed by an nft script.
+    Changed(PathBuf),
 }
 
 impl Ruleset {
@@ -46,7 +49,7 @@ impl Ruleset {
     pub const MODES: [Self; 4] = [Self::Nftables, Self::UpstreamNftables, Self::IptablesLegacy, Self::IptablesNft];
 
     /// A name for the table.
-    pub fn label(self) -> &'static str {
+    pub fn label(&self) -> &str {
         match self {
             Self::Forwarding => "forwarding, no rules",
             Self::Conntrack => "conntrack alone",
@@ -55,11 +58,12 @@ impl Ruleset {
             Self::UpstreamNftables => "nftables mode, upstream's shape",
             Self::IptablesLegacy => "iptables mode, legacy",
             Self::IptablesNft => "iptables mode, nf_tables",
+            Self::Changed(script) => script.to_str().unwrap_or("nftables mode, changed"),
         }
     }
 
     /// Loads the rules for so many Services.
-    pub fn load(self, node: &Netns, services: u32) {
+    pub fn load(&self, node: &Netns, services: u32) {
         match self {
             Self::Forwarding => {}
             Self::Conntrack => nft(
@@ -81,6 +85,10 @@ impl Ruleset {
             }),
             Self::IptablesLegacy => iptables(node, Flavour::Legacy, "-legacy", services),
             Self::IptablesNft => iptables(node, Flavour::Nft, "-nft", services),
+            Self::Changed(script) => {
+                Self::Nftables.load(node, services);
+                nft(node, &std::fs::read_to_string(script).expect("CHANGES names nft scripts"));
+            }
         }
     }
 }
@@ -108,6 +116,16 @@ pub fn cluster_ip(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 0).to_bits() + number)
 }
 
+/// The network of all cluster IPs, which upstream's table has, too.
+fn service_cidr() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": ["10.96.0.0/12"] },
+    })
+}
+
 fn endpoint(service: u32, number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 112, 0, 0).to_bits() + service * ENDPOINTS + number)
 }
@@ -122,6 +140,7 @@ fn sync(mut backend: impl Backend, services: u32) {
             tracker.apply(change);
         }
     };
+    take(Kind::ServiceCidr, service_cidr());
     for number in 0..services {
         let name = format!("svc-{number:05}");
         take(Kind::Service, objects::service("bench", &name, cluster_ip(number).into()));

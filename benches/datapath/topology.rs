@@ -1,22 +1,37 @@
 //! A client, a node that forwards, and a sink, each a network namespace.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use golden::netns::{Netns, veth};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::rules::cluster_ip;
 
-/// Packets per round: their conntrack entries fit every table.
-const PACKETS: u32 = 20_000;
-const ROUNDS: usize = 21;
-/// Rounds before the measured ones, for caches and lazily loaded modules.
-const WARM_UP: usize = 3;
+/// Packets per round: few enough that most rounds are not interrupted.
+const PACKETS: usize = 2_000;
+/// Packets to one kind of destination: each of another connection.
+const FRAMES: u32 = 20_000;
+
+/// Where packets go.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination {
+    /// To so many Services in turn.
+    Services(u32),
+    /// To an address that is no Service's.
+    Elsewhere,
+}
+
+/// The packets to one kind of destination, and a socket on the client's link.
+pub struct Sender {
+    socket: Socket,
+    frames: Vec<Vec<u8>>,
+}
 
 /// The three namespaces.
 pub struct Topology {
@@ -31,6 +46,10 @@ impl Topology {
     pub fn new() -> Self {
         let topology = Self { client: Netns::new(), node: Netns::new(), sink: Netns::new() };
         let Self { client, node, sink } = &topology;
+        // No packets but the measured ones.
+        for netns in [client, node, sink] {
+            netns.run("sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        }
         veth(client, "eth0", node, "client");
         veth(sink, "eth0", node, "sink");
         node.run("ip addr add 10.200.0.1/16 dev client");
@@ -49,29 +68,60 @@ impl Topology {
         topology
     }
 
-    /// Sends rounds of SYNs to the Services in turn, or to [`STATIC`]; returns the time per packet of each round.
-    pub fn measure(&self, services: u32) -> Vec<Duration> {
+    /// Makes the SYNs for a destination and a socket that sends them.
+    pub fn sender(&self, to: Destination) -> Sender {
         let destination = address_of(&self.node, "client");
         let source = address_of(&self.client, "eth0");
-        let frames: Vec<Vec<u8>> = (0..PACKETS).map(|n| frame(&source, &destination, n, services)).collect();
-        self.client.enter(|| {
-            let mut one = CpuSet::new();
-            one.set(1).expect("two CPUs");
-            sched_setaffinity(Pid::from_raw(0), &one).expect("this thread may be pinned");
+        let frames = (0..FRAMES).map(|n| frame(&source, &destination, n, to)).collect();
+        let socket = self.client.enter(|| {
             let socket = Socket::new(Domain::PACKET, Type::RAW, None::<Protocol>).expect("a packet socket");
             bind(&socket, "eth0");
-            let mut rounds = Vec::new();
-            for _ in 0..WARM_UP + ROUNDS {
-                let _ = self.node.try_run("conntrack -F");
-                let start = Instant::now();
-                for frame in &frames {
-                    socket.send(frame).expect("sent");
-                }
-                rounds.push(start.elapsed() / PACKETS);
-            }
-            rounds.split_off(WARM_UP)
-        })
+            socket
+        });
+        Sender { socket, frames }
     }
+
+    /// Sends the next [`PACKETS`] SYNs, of connections that the node does not know; returns the CPU time per packet.
+    pub fn round(&self, sender: &Sender, round: usize) -> Duration {
+        let _ = self.node.try_run("conntrack -F");
+        let at = round * PACKETS % sender.frames.len();
+        let start = cpu_time();
+        for frame in &sender.frames[at..at + PACKETS] {
+            sender.socket.send(frame).expect("sent");
+        }
+        (cpu_time() - start) / u32::try_from(PACKETS).expect("small")
+    }
+
+    /// Checks that every packet of a round leaves the node, and whether each is translated.
+    ///
+    /// # Panics
+    /// If not: the times would then be those of another way.
+    pub fn check(&self, sender: &Sender, translated: bool) {
+        let before = self.sent_to_sink();
+        self.round(sender, 0);
+        assert_eq!(self.sent_to_sink() - before, PACKETS, "packets that left the node");
+        let listed = self.node.try_run("conntrack -L -g").stdout;
+        let entries = listed.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+        assert_eq!(entries, if translated { PACKETS } else { 0 }, "translated connections");
+    }
+
+    fn sent_to_sink(&self) -> usize {
+        let shown = self.node.run("cat /proc/net/dev");
+        let line = shown.lines().find_map(|line| line.trim_start().strip_prefix("sink:")).expect("the link is there");
+        // After eight numbers about received packets: bytes and packets sent.
+        line.split_whitespace().nth(9).and_then(|packets| packets.parse().ok()).expect("a number")
+    }
+}
+
+/// Pins this thread to a CPU.
+pub fn pin() {
+    let mut one = CpuSet::new();
+    one.set(1).expect("two CPUs");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("this thread may be pinned");
+}
+
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock").into()
 }
 
 /// Binds a packet socket to a link of this namespace.
@@ -101,7 +151,7 @@ fn address_of(netns: &Netns, link: &str) -> String {
 }
 
 /// The SYN of one flow: each has another source; destinations take turns.
-fn frame(source: &str, destination: &str, number: u32, services: u32) -> Vec<u8> {
+fn frame(source: &str, destination: &str, number: u32, to: Destination) -> Vec<u8> {
     let mac = |text: &str| {
         let mut bytes = [0; 6];
         let parts = text.split(':').map(|part| u8::from_str_radix(part, 16).expect("hexadecimal"));
@@ -109,7 +159,10 @@ fn frame(source: &str, destination: &str, number: u32, services: u32) -> Vec<u8>
         bytes
     };
     let from = Ipv4Addr::from_bits(Ipv4Addr::new(10, 200, 1, 0).to_bits() + number / 20_000);
-    let to = cluster_ip(number.wrapping_mul(7919) % services);
+    let to = match to {
+        Destination::Services(services) => cluster_ip(number.wrapping_mul(7919) % services),
+        Destination::Elsewhere => Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number),
+    };
     let port = u16::try_from(20_000 + number % 20_000).expect("below 65,536");
     let builder = PacketBuilder::ethernet2(mac(source), mac(destination)).ipv4(from.octets(), to.octets(), 64);
     let mut frame = Vec::new();
