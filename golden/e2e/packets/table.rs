@@ -26,8 +26,8 @@ pub(super) fn endpoint_changes_do_not_affect_other_connections(cluster: Cluster)
             // A single endpoint has no number.
             let (chain, number) = match pods.len() {
                 1 => ("goto endpoints-1", ": "),
-                2..=4 => ("goto endpoints-4", ". "),
-                _ => ("goto endpoints-8", ". "),
+                3..=4 => ("goto endpoints-4", ". "),
+                _ => ("goto endpoints-6", ". "),
             };
             eventually("the change is in the table", SOON, || {
                 Family::BOTH.iter().all(|family| {

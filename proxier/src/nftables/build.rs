@@ -9,6 +9,7 @@ use super::names::{self, SetId};
 use super::plan::{DesiredElement, ElementIndex, Plan};
 use super::programmed::{MemberChanges, ProgrammedTable, SharedRefCounts};
 use super::render::{render, render_shared};
+use super::settings::RenderSettings;
 use super::sync::WriteError;
 use super::{Nftables, structure};
 use crate::model::ServicePortName;
@@ -39,7 +40,8 @@ impl Nftables {
         structure::build(&mut plan, &state.settings, &self.sets, &chains, affinity_sets.end);
         let mut batches = self.send(&plan, state, checked.then_some(known))?;
         let mut batch = Vec::with_capacity(BATCH_ELEMENTS);
-        let owned = names.iter().map(|name| of_port(state, name));
+        let settings = state.settings.rendering();
+        let owned = names.iter().map(|name| of_port(state, name, &settings));
         for elements in owned.chain(members.chunks(BATCH_ELEMENTS).map(of_all)) {
             batch.extend(elements);
             if batch.len() >= BATCH_ELEMENTS {
@@ -48,7 +50,7 @@ impl Nftables {
         }
         batches += self.fill(batch, state)?;
         let mut plan = Plan::on(names::table(self.family));
-        structure::attach(&mut plan, &state.settings);
+        structure::attach(&mut plan, &state.settings, &chains);
         batches += self.send(&plan, state, None).map_err(|_| WriteError::Changed)?;
         Ok(self.generation_after(Some(known), batches)?)
     }
@@ -64,9 +66,10 @@ impl Nftables {
 fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId, Bytes)> {
     state.counts = SharedRefCounts::new();
     let mut changes = MemberChanges::default();
+    let settings = state.settings.rendering();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        state.counts.add(&render_shared(name, &port.spec, state.settings.rendering()), &mut changes);
+        state.counts.add(&render_shared(name, &port.spec, &settings), &mut changes);
     }
     let [_, mut members] = state.counts.settle(changes);
     let node_port_ips = state.settings.node_port_ips.iter().flatten();
@@ -75,8 +78,12 @@ fn count(state: &mut ProgrammedTable, names: &[&ServicePortName]) -> Vec<(SetId,
 }
 
 /// The elements of one Service port.
-fn of_port<'a>(state: &ProgrammedTable, name: &'a ServicePortName) -> Vec<DesiredElement<'a>> {
-    let rendered = state.ports.get(name).map(|port| render(name, &port.spec, state.settings.rendering()));
+fn of_port<'a>(
+    state: &ProgrammedTable,
+    name: &'a ServicePortName,
+    settings: &RenderSettings,
+) -> Vec<DesiredElement<'a>> {
+    let rendered = state.ports.get(name).map(|port| render(name, &port.spec, settings));
     let elements = rendered.into_iter().flat_map(|rendered| rendered.elements);
     elements.map(|(set, element)| DesiredElement { owner: Some(name), set, element }).collect()
 }

@@ -78,6 +78,11 @@ impl ChainRefCounts {
         }
     }
 
+    /// Whether a chain exists, or will after the next batch.
+    pub fn exists(&self, chain: SharedChain) -> bool {
+        self.there.contains_key(&chain)
+    }
+
     fn sets_needed(&self) -> u32 {
         self.sets.last_key_value().map_or(0, |(sets, _)| *sets)
     }

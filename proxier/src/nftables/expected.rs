@@ -114,6 +114,8 @@ pub fn is_own_set(name: &str) -> bool {
             || matches!(
                 id,
                 SetId::FirewallAllowed
+                    | SetId::RefusableIps
+                    | SetId::HairpinIps
                     | SetId::ShortCircuit(_)
                     | SetId::LocalPolicy(_)
                     | SetId::LocalhostNodePorts
@@ -154,7 +156,7 @@ pub fn expected(
     for (name, _) in snapshot.ports.iter() {
         let current = |spec: &PortSpec, policy, wanted: &[SocketAddr]| majority_vote(endpoints, spec, policy, wanted);
         if let Some(port) = programmed(name, snapshot, &owners, settings.hashes, current) {
-            wanted.add_port(name, &port, settings.rendering());
+            wanted.add_port(name, &port, &settings.rendering());
         }
     }
     let ExpectedElements { mut sets, mut chains, owners, .. } = wanted;
@@ -191,7 +193,7 @@ impl ExpectedElements {
         }
     }
 
-    fn add_port(&mut self, name: &ServicePortName, port: &ProgrammedPort, settings: RenderSettings) {
+    fn add_port(&mut self, name: &ServicePortName, port: &ProgrammedPort, settings: &RenderSettings) {
         let rendered = render(name, &port.spec, settings);
         for (set, element) in rendered.elements {
             self.add(set, element, Some(name));
@@ -211,6 +213,7 @@ impl ExpectedElements {
 fn has_single_owner(chain: &SharedChain) -> bool {
     match chain {
         SharedChain::Stick { .. } => true,
+        SharedChain::SourceRanges(_) => false,
         SharedChain::Balance(balance) | SharedChain::External(balance) => balance.sticky.is_some(),
     }
 }
@@ -247,7 +250,12 @@ fn majority_vote(
 pub fn place_of(family: IpFamily, set: &str) -> Option<(VipOrNodePort, usize)> {
     let id = SetId::ALL.into_iter().find(|id| id.name() == set)?;
     let place = match id {
-        SetId::ClusterIps | SetId::NodePortIps | SetId::Hairpin | SetId::RefusedPorts => return None,
+        SetId::ClusterIps
+        | SetId::NodePortIps
+        | SetId::RefusableIps
+        | SetId::Hairpin
+        | SetId::HairpinIps
+        | SetId::RefusedPorts => return None,
         SetId::FirewallIps | SetId::FirewallAllowed | SetId::RefusedSources => VipOrNodePort::Address,
         SetId::LocalhostNodePorts => VipOrNodePort::NodePort,
         SetId::Service(place)

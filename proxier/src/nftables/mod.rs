@@ -114,6 +114,11 @@ impl Nftables {
         NftablesSettings { hashes: self.hash_support.is_supported(), ..settings }
     }
 
+    fn record_base_chains(&mut self) -> Option<BaseChainCheck> {
+        let state = self.state.as_ref()?;
+        BaseChainCheck::new(self.kernel.as_mut(), &state.settings, &state.counts.chains)
+    }
+
     fn stats(&mut self, full: bool) -> SyncStats {
         let [no_local_internal, no_local_external] =
             self.state.as_ref().map_or([0; 2], |state| state.no_local_endpoints);
@@ -143,12 +148,15 @@ impl Nftables {
         match (changed, state) {
             (Some(changed), Some(state)) => {
                 self.partial_sync(snapshot, changed, state)?;
-                self.quick = quick;
+                let is_outdated = |quick: &BaseChainCheck| {
+                    self.state.as_ref().is_none_or(|state| quick.is_outdated(&state.counts.chains))
+                };
+                self.quick = if quick.as_ref().is_some_and(is_outdated) { self.record_base_chains() } else { quick };
                 Ok(self.stats(false))
             }
             _ => {
                 self.full_sync(snapshot, &settings)?;
-                self.quick = BaseChainCheck::new(self.kernel.as_mut(), &settings);
+                self.quick = self.record_base_chains();
                 Ok(self.stats(true))
             }
         }

@@ -10,7 +10,9 @@ use netfilter::IpFamily;
 use netfilter::nft::{Field, Name, Set, Table};
 use sha2::{Digest, Sha256};
 
-pub use super::shared_chains::{ALWAYS, Balance, ChainEndpoints, SharedChain, Sticky, chain_endpoints, size_class};
+pub use super::shared_chains::{
+    ALWAYS, Balance, ChainEndpoints, PacketOrigin, SharedChain, Sticky, chain_endpoints, size_class,
+};
 use crate::model::config::ServiceMetrics;
 use crate::model::{Protocol, ServicePortName};
 
@@ -35,8 +37,8 @@ pub const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 pub const SERVICE_ENDPOINTS_CHECK: &str = "service-endpoints-check";
 /// The same for node ports.
 pub const NODE_PORT_ENDPOINTS_CHECK: &str = "nodeport-endpoints-check";
-/// Sends packets to addresses with source ranges to [`FIREWALL_SOURCE_RANGES`].
-pub const FIREWALL_CHECK: &str = "firewall-check";
+/// Sends packets that may be for a Service without usable endpoints, or no Service, to the two checks above.
+pub const REFUSALS: &str = "refusals";
 /// Drops packets from sources outside the ranges of their destination. Upstream has a chain for each Service port.
 pub const FIREWALL_SOURCE_RANGES: &str = "firewall-source-ranges";
 
@@ -115,8 +117,12 @@ pub enum SetId {
     ClusterIps,
     /// Addresses that serve node ports, if not all do.
     NodePortIps,
+    /// Addresses outside the ServiceCIDRs whose packets may be refused.
+    RefusableIps,
     /// Endpoints on this node, from themselves to themselves.
     Hairpin,
+    /// The addresses of those endpoints, from themselves to themselves.
+    HairpinIps,
     /// The verdicts for new connections.
     Service(VipOrNodePort),
     /// The verdicts for connections from this node under `externalTrafficPolicy: Local`.
@@ -149,14 +155,16 @@ pub enum SetId {
 
 impl SetId {
     /// All fixed sets, in the order of creation. Those of service metrics exist only with them.
-    pub const ALL: [Self; 34] = {
+    pub const ALL: [Self; 36] = {
         use Policy::{Cluster, Local};
         use RefusedFor::{NoEndpoints, NoLocalEndpoints};
         use VipOrNodePort::{Address, NodePort};
         [
             Self::ClusterIps,
             Self::NodePortIps,
+            Self::RefusableIps,
             Self::Hairpin,
+            Self::HairpinIps,
             Self::NoEndpoint(Address),
             Self::NoEndpoint(NodePort),
             Self::LocalhostNodePorts,
@@ -200,7 +208,9 @@ impl SetId {
         match self {
             Self::ClusterIps => "cluster-ips",
             Self::NodePortIps => "nodeport-ips",
+            Self::RefusableIps => "refusable-ips",
             Self::Hairpin => "hairpin-connections",
+            Self::HairpinIps => "hairpin-ips",
             Self::NoEndpoint(Address) => "no-endpoint-services",
             Self::NoEndpoint(NodePort) => "no-endpoint-nodeports",
             Self::FirewallIps => "firewall-ips",
@@ -239,7 +249,9 @@ impl SetId {
         match self {
             Self::ClusterIps => "Active ClusterIPs",
             Self::NodePortIps => "IPs that accept NodePort traffic",
+            Self::RefusableIps => "addresses outside the ServiceCIDRs whose packets may be refused",
             Self::Hairpin => "service hairpin connections",
+            Self::HairpinIps => "addresses of service hairpin connections",
             Self::NoEndpoint(VipOrNodePort::Address) => "vmap to drop or reject packets to services with no endpoints",
             Self::NoEndpoint(VipOrNodePort::NodePort) => {
                 "vmap to drop or reject packets to service nodeports with no endpoints"
@@ -272,7 +284,8 @@ impl SetId {
         let number = [Field::random(65535)];
         let name = self.name();
         let set = match self {
-            Self::ClusterIps | Self::NodePortIps => Set::of(name, [to]),
+            Self::ClusterIps | Self::NodePortIps | Self::RefusableIps => Set::of(name, [to]),
+            Self::HairpinIps => Set::of(name, [from, to]),
             Self::Hairpin => Set::of(name, [from, to, Field::Protocol, Field::Port]),
             Self::FirewallIps => Set::verdicts(name, key(VipOrNodePort::Address, &[])),
             Self::NoEndpoint(place) | Self::Service(place) | Self::ShortCircuit(place) | Self::LocalPolicy(place) => {

@@ -6,13 +6,17 @@ use netfilter::kernel::nftables::{ChainState, NftError, NftTables};
 use netfilter::nft::{Name, Table};
 use tracing::debug;
 
+use super::chain_counts::ChainRefCounts;
+use super::names::{self, PacketOrigin, SharedChain};
+use super::rules;
 use super::settings::NftablesSettings;
-use super::{names, rules};
 
-/// The base chains as the last full sync left them. Only full syncs change them.
+/// The base chains as the last sync left them.
 #[derive(Debug)]
 pub(super) struct BaseChainCheck {
     chains: Vec<Name>,
+    /// Those of them that exist while a Service port needs them.
+    shared: Vec<Name>,
     known: Vec<Option<ChainState>>,
     /// The generation ID at the last check.
     generation: Option<u32>,
@@ -20,15 +24,21 @@ pub(super) struct BaseChainCheck {
 
 impl BaseChainCheck {
     /// Records the base chains; `None` if they cannot be read, leaving the check of every `syncPeriod`.
-    pub fn new(kernel: &mut dyn NftTables, settings: &NftablesSettings) -> Option<Self> {
-        let bases = rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some());
-        let mut check =
-            Self { chains: bases.map(|(chain, _)| chain.name).collect(), known: Vec::new(), generation: None };
+    pub fn new(kernel: &mut dyn NftTables, settings: &NftablesSettings, counts: &ChainRefCounts) -> Option<Self> {
+        let fixed = rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some());
+        let shared: Vec<Name> = shared(counts).collect();
+        let chains = fixed.map(|(chain, _)| chain.name).chain(shared.iter().cloned()).collect();
+        let mut check = Self { chains, shared, known: Vec::new(), generation: None };
         check.known = check
             .read(kernel, &names::table(settings.family))
             .inspect_err(|error| debug!("cannot read base chains: {error}"))
             .ok()?;
         Some(check)
+    }
+
+    /// Whether a partial sync has added or deleted base chains since.
+    pub fn is_outdated(&self, counts: &ChainRefCounts) -> bool {
+        !shared(counts).eq(self.shared.iter().cloned())
     }
 
     /// Describes the first difference after a foreign change. Reads once per generation ID.
@@ -53,4 +63,10 @@ impl BaseChainCheck {
         let chains: Vec<&str> = self.chains.iter().map(|name| &**name).collect();
         kernel.chain_states(table, &chains)
     }
+}
+
+/// The base chains that exist because a Service port needs them.
+fn shared(counts: &ChainRefCounts) -> impl Iterator<Item = Name> {
+    let all = PacketOrigin::ALL.into_iter().map(SharedChain::SourceRanges);
+    all.filter(|chain| counts.exists(*chain)).map(|chain| chain.to_name())
 }

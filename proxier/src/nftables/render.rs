@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use netfilter::nft::{Bytes, COMMENT_MAX, Element, Key, Name, Verdict};
 
 use super::names::{
-    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, Policy, REJECT, RefusedFor, SetId, SharedChain,
-    Sticky, VipOrNodePort, localhost_reject, service_number, size_class,
+    Balance, EXTERNAL_LOCAL, FIREWALL_SOURCE_RANGES, NODE_PORT_LOCAL, PacketOrigin, Policy, REJECT, RefusedFor, SetId,
+    SharedChain, Sticky, VipOrNodePort, localhost_reject, service_number, size_class,
 };
 use super::port_spec::PortSpec;
 use super::ranges::merged;
@@ -40,13 +41,13 @@ pub fn comment(name: &ServicePortName) -> Name {
 
 /// Renders a Service port.
 #[must_use]
-pub fn render(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
+pub fn render(name: &ServicePortName, spec: &PortSpec, settings: &RenderSettings) -> Rendered {
     Writer::new(name, spec, settings, true).write(name, settings)
 }
 
 /// Renders only what the Service port shares with others.
 #[must_use]
-pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: RenderSettings) -> Rendered {
+pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: &RenderSettings) -> Rendered {
     Writer::new(name, spec, settings, false).write(name, settings)
 }
 
@@ -57,7 +58,7 @@ pub fn render_shared(name: &ServicePortName, spec: &PortSpec, settings: RenderSe
 pub fn render_change(
     name: &ServicePortName,
     specs: [Option<&PortSpec>; 2],
-    settings: RenderSettings,
+    settings: &RenderSettings,
 ) -> [Option<Rendered>; 2] {
     let mut writers = specs.map(|spec| spec.map(|spec| Writer::new(name, spec, settings, true)));
     if let [Some(old), Some(new)] = &mut writers {
@@ -73,6 +74,7 @@ struct Writer<'a> {
     comment: Name,
     /// Whether new connections are counted.
     counts: bool,
+    service_cidrs: &'a [IpNet],
     /// Whether to render elements.
     elements: bool,
     /// The slots to render, by policy: all destinations share them.
@@ -81,10 +83,11 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(name: &ServicePortName, spec: &'a PortSpec, settings: RenderSettings, elements: bool) -> Self {
+    fn new(name: &ServicePortName, spec: &'a PortSpec, settings: &'a RenderSettings, elements: bool) -> Self {
         let service = if spec.affinity.is_some() { service_number(name) } else { 0 };
         let (slots, out) = (BTreeMap::new(), Rendered::default());
-        Self { spec, service, counts: settings.counts_connections, comment: comment(name), elements, slots, out }
+        let RenderSettings { counts_connections: counts, service_cidrs, .. } = settings;
+        Self { spec, service, counts: *counts, service_cidrs, comment: comment(name), elements, slots, out }
     }
 
     fn leave_out_kept_slots(before: &mut Self, after: &mut Self) {
@@ -105,7 +108,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn write(mut self, name: &ServicePortName, settings: RenderSettings) -> Rendered {
+    fn write(mut self, name: &ServicePortName, settings: &RenderSettings) -> Rendered {
         let spec = self.spec;
         if let Some(ip) = spec.cluster_ip {
             self.cluster_ip(ip);
@@ -121,13 +124,16 @@ impl<'a> Writer<'a> {
                 self.push(SetId::LocalhostNodePorts, Element::verdict(key, reject));
             }
         }
+        if !spec.ranges.is_empty() && !spec.vips.is_empty() {
+            self.out.chains.extend(PacketOrigin::ALL.map(SharedChain::SourceRanges));
+        }
         if self.elements {
             self.firewall(settings.node_ip);
         }
-        let hairpin = spec.here.iter().map(|endpoint| {
-            let ip = endpoint.ip();
-            let key = Key::default().address(ip).address(ip).protocol(spec.protocol).port(endpoint.port());
-            (SetId::Hairpin, key.build())
+        let hairpin = spec.here.iter().flat_map(|endpoint| {
+            let ips = Key::default().address(endpoint.ip()).address(endpoint.ip());
+            let connection = ips.clone().protocol(spec.protocol).port(endpoint.port());
+            [(SetId::Hairpin, connection.build()), (SetId::HairpinIps, ips.build())]
         });
         self.out.members.extend(hairpin);
         self.out
@@ -157,6 +163,7 @@ impl<'a> Writer<'a> {
     fn cluster_ip(&mut self, ip: IpAddr) {
         let sets = [Some(SetId::ClusterIps), self.counts.then_some(SetId::RefusedPorts)];
         self.out.members.extend(sets.into_iter().flatten().map(|set| (set, Key::default().address(ip).build())));
+        self.may_refuse(ip);
         let key = self.key(VipOrNodePort::Address, Some(ip));
         let policy = if self.spec.internal_local { Policy::Local } else { Policy::Cluster };
         match self.balance(VipOrNodePort::Address, Some(ip), policy) {
@@ -164,7 +171,7 @@ impl<'a> Writer<'a> {
                 let chain = self.needs(SharedChain::Balance(balance));
                 self.dispatch(VipOrNodePort::Address, key, chain);
             }
-            _ => self.refuse(VipOrNodePort::Address, key),
+            _ => self.refuse(VipOrNodePort::Address, Some(ip), key),
         }
     }
 
@@ -189,12 +196,13 @@ impl<'a> Writer<'a> {
             self.dispatch(place, key.clone(), chain);
         }
         if !self.spec.has_external() {
-            self.refuse(place, key);
+            self.refuse(place, ip, key);
         }
     }
 
     /// Refuses traffic without usable endpoints: rejected without any endpoint, dropped without local ones.
-    fn refuse(&mut self, place: VipOrNodePort, key: Key) {
+    fn refuse(&mut self, place: VipOrNodePort, ip: Option<IpAddr>, key: Key) {
+        ip.into_iter().for_each(|ip| self.may_refuse(ip));
         let (verdict, reason) = if self.spec.any {
             (Verdict::Drop, RefusedFor::NoLocalEndpoints)
         } else {
@@ -204,6 +212,13 @@ impl<'a> Writer<'a> {
         self.push(SetId::NoEndpoint(place), Element::verdict(key.clone(), verdict));
         if self.counts {
             self.push(SetId::Refused(place, reason), Element::member(key));
+        }
+    }
+
+    /// Has packets to an address checked. Those to ServiceCIDRs are in any case.
+    fn may_refuse(&mut self, ip: IpAddr) {
+        if !self.service_cidrs.iter().any(|net| net.contains(&ip)) {
+            self.out.members.push((SetId::RefusableIps, Key::default().address(ip).build()));
         }
     }
 

@@ -9,10 +9,9 @@ use crate::maglev;
 use crate::model::config::LocalTraffic;
 use crate::model::{EndpointHash, Protocol};
 
-/// The priorities of kube-proxy's chains: the standard ones of nat, and just before.
+/// The standard priorities of NAT.
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
-const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 
 /// A chain with its rules.
 pub type ChainWithRules = (Chain, Vec<Rule>);
@@ -21,8 +20,28 @@ fn jump(chain: &str) -> Statement {
     Statement::Verdict(Verdict::Jump(chain.into()))
 }
 
-fn if_new(chains: &[&str]) -> Vec<Rule> {
-    chains.iter().map(|chain| Rule::new([Statement::CtStateNew, jump(chain)])).collect()
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.into()))
+}
+
+/// Rules for new connections: the first accepts all other packets.
+fn for_new(rules: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
+    let accept = Rule::new([Statement::CtStateNotNew, Statement::Verdict(Verdict::Accept)]);
+    [accept].into_iter().chain(rules).collect()
+}
+
+fn jumps(chains: [&str; 2]) -> [Rule; 2] {
+    chains.map(|chain| Rule::new([jump(chain)]))
+}
+
+/// Looks for packets that may be refused, by address only: most are for endpoints and others, so these have a short way.
+fn find_refusals(settings: &NftablesSettings) -> Vec<Rule> {
+    let in_cidrs = settings.service_cidrs.iter().map(|net| {
+        let net = *net;
+        Rule::new([Statement::AddressIn { address: Address::Destination, not: false, net }, goto(REFUSALS)])
+    });
+    let others = Rule::new([destination_in(settings.family, SetId::RefusableIps), goto(REFUSALS)]);
+    for_new(in_cidrs.chain([others]))
 }
 
 fn verdicts(family: IpFamily, place: VipOrNodePort, map: SetId) -> Statement {
@@ -38,7 +57,6 @@ fn destination_in(family: IpFamily, set: SetId) -> Statement {
 pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
     let family = settings.family;
     let (filter, nat) = (ChainType::Filter, ChainType::Nat);
-    let checks = [SERVICE_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK];
     let base = |name: &str, kind, hook, priority, rules| (Chain::base(name, kind, hook, priority), rules);
     let plain = |name: &str, rules| (Chain::plain(name), rules);
     let mut reject = Chain::plain(REJECT);
@@ -55,13 +73,17 @@ pub fn fixed(settings: &NftablesSettings) -> Vec<ChainWithRules> {
         plain(CLUSTER_IPS_CHECK, cluster_ips_check(settings)),
         plain(SERVICE_ENDPOINTS_CHECK, endpoints_check(settings, VipOrNodePort::Address)),
         plain(NODE_PORT_ENDPOINTS_CHECK, node_ports_check),
+        plain(REFUSALS, jumps([SERVICE_ENDPOINTS_CHECK, CLUSTER_IPS_CHECK]).to_vec()),
         plain(FIREWALL_SOURCE_RANGES, source_ranges(settings)),
-        plain(FIREWALL_CHECK, vec![Rule::new([verdicts(family, VipOrNodePort::Address, SetId::FirewallIps)])]),
-        base("filter-prerouting-pre-dnat", filter, Hook::Prerouting, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
-        base("filter-output-pre-dnat", filter, Hook::Output, BEFORE_DSTNAT, if_new(&[FIREWALL_CHECK])),
-        base("filter-input", filter, Hook::Input, 0, if_new(&[NODE_PORT_ENDPOINTS_CHECK, SERVICE_ENDPOINTS_CHECK])),
-        base("filter-forward", filter, Hook::Forward, 0, if_new(&checks)),
-        base("filter-output", filter, Hook::Output, 0, if_new(&checks)),
+        base(
+            "filter-input",
+            filter,
+            Hook::Input,
+            0,
+            for_new(jumps([NODE_PORT_ENDPOINTS_CHECK, SERVICE_ENDPOINTS_CHECK])),
+        ),
+        base("filter-forward", filter, Hook::Forward, 0, find_refusals(settings)),
+        base("filter-output", filter, Hook::Output, 0, find_refusals(settings)),
         base("nat-prerouting", nat, Hook::Prerouting, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
         base("nat-output", nat, Hook::Output, DSTNAT, vec![Rule::new([jump(SERVICES)])]),
         base("nat-postrouting", nat, Hook::Postrouting, SRCNAT, vec![Rule::new([jump(MASQUERADING)])]),
@@ -167,12 +189,16 @@ fn masquerading(settings: &NftablesSettings) -> Vec<Rule> {
     let family = settings.family;
     let masquerade = Statement::Masquerade { random: true };
     let mark = settings.masquerade_mark;
-    let hairpin = [Field::Source(family), Field::Destination(family), Field::Protocol, Field::Port];
-    let hairpin = Statement::Lookup { key: hairpin.to_vec(), set: SetId::Hairpin.name().into(), not: false };
+    let ips = [Field::Source(family), Field::Destination(family)];
+    let connection = [&ips[..], &[Field::Protocol, Field::Port]].concat();
+    let lookup = |key, set: SetId| Statement::Lookup { key, set: set.name().into(), not: false };
+    // The addresses alone first: that is all that most connections meet.
+    let to_itself = lookup(ips.to_vec(), SetId::HairpinIps);
+    let hairpin = lookup(connection, SetId::Hairpin);
     vec![
         // Clear the mark: the packet may traverse the hook again.
         Rule::new([Statement::HasMark(mark), Statement::FlipMark(mark), masquerade.clone()]),
-        Rule::new([Statement::CtStatusDnat, hairpin, masquerade]),
+        Rule::new([to_itself, Statement::CtStatusDnat, hairpin, masquerade]),
     ]
 }
 
@@ -208,6 +234,7 @@ pub fn needs(chain: SharedChain) -> (Vec<SharedChain>, u32) {
             let sticks = (0..numbers).map(|number| SharedChain::Stick { place, policy, number, seconds, service });
             (sticks.chain([chain]).collect(), numbers)
         }
+        SharedChain::SourceRanges(_) => (vec![chain], 0),
         SharedChain::External(balance) => {
             let (mut chains, numbers) = needs(SharedChain::Balance(balance));
             chains.push(chain);
@@ -226,6 +253,9 @@ pub fn shared(chain: SharedChain, settings: &NftablesSettings) -> Vec<Rule> {
             Rule::new([Statement::Verdict(Verdict::Goto(SharedChain::Balance(balance).to_name()))]),
         ],
         SharedChain::Balance(balance) => self::balance(family, balance),
+        SharedChain::SourceRanges(_) => {
+            for_new([Rule::new([verdicts(family, VipOrNodePort::Address, SetId::FirewallIps)])])
+        }
         SharedChain::Stick { place, policy, number, seconds, service } => {
             let change = |operation, timeout| Statement::UpdateSet {
                 operation,
@@ -364,7 +394,10 @@ mod tests {
 
     #[test]
     fn counts_of_one_size_class_yield_that_class() {
-        assert_eq!([0, 1, 2, 4, 5, 8, 9, 32, 33, 49].map(|n| *size_class(n).end()), [1, 1, 4, 4, 8, 8, 16, 32, 48, 64]);
+        assert_eq!(
+            [0, 1, 2, 3, 5, 8, 9, 13, 32, 33, 49].map(|n| *size_class(n).end()),
+            [1, 1, 2, 4, 6, 8, 12, 16, 32, 48, 64]
+        );
         for count in 1..5000 {
             let all = size_class(count);
             assert!(all.contains(&count) && all.clone().count() <= 16);

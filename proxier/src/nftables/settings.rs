@@ -1,6 +1,7 @@
 //! The settings that the table depends on, resolved for one family.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use netfilter::IpFamily;
@@ -24,7 +25,7 @@ pub struct NftablesSettings {
     /// The addresses that serve node ports, sorted; `None` means all local ones but loopback.
     pub node_port_ips: Option<Vec<IpAddr>>,
     /// Networks that cluster IPs are taken from.
-    pub service_cidrs: Vec<IpNet>,
+    pub service_cidrs: Arc<[IpNet]>,
     /// The protocols whose node ports are rejected at loopback addresses: with the feature gate, protocols that the localhost
     /// proxy does not serve.
     pub localhost_rejected: &'static [Protocol],
@@ -35,10 +36,12 @@ pub struct NftablesSettings {
 }
 
 /// The settings that the elements of a Service port depend on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RenderSettings {
     /// The node's own address.
     pub node_ip: IpAddr,
+    /// As in [`NftablesSettings`].
+    pub service_cidrs: Arc<[IpNet]>,
     /// As in [`NftablesSettings`].
     pub localhost_rejected: &'static [Protocol],
     /// As in [`NftablesSettings`].
@@ -72,7 +75,7 @@ impl NftablesSettings {
             masquerade_mark: config.masquerade_mark(),
             local_traffic: config.local_detector.resolve(family, snapshot.node),
             node_port_ips,
-            service_cidrs: snapshot.service_cidrs.to_vec(),
+            service_cidrs: snapshot.service_cidrs.into(),
             localhost_rejected: match (config.nftables_localhost_node_ports, config.proxies_localhost(family)) {
                 (false, _) => &[],
                 (true, false) => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
@@ -87,6 +90,6 @@ impl NftablesSettings {
     #[must_use]
     pub fn rendering(&self) -> RenderSettings {
         let Self { node_ip, localhost_rejected, counts_connections, .. } = *self;
-        RenderSettings { node_ip, localhost_rejected, counts_connections }
+        RenderSettings { node_ip, service_cidrs: self.service_cidrs.clone(), localhost_rejected, counts_connections }
     }
 }

@@ -3,33 +3,44 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use netfilter::nft::Name;
+use netfilter::nft::{Chain, ChainType, Hook, Name};
 
 use super::names::{Policy, SetId, VipOrNodePort};
 use crate::model::EndpointHash;
 
+/// The priority of source ranges: just before the standard one of destination NAT.
+const BEFORE_DSTNAT: i32 = -110;
+
 /// The size class of an endpoint count: Service ports of one class share a chain.
 ///
 /// A change of the count then seldom changes a verdict, which would make the kernel validate all verdicts of the table.
-/// Without session affinity only. A single endpoint has a class of its own, because it needs no draw.
+/// Without session affinity only. A single endpoint has a class of its own, because it needs no draw. A class ends at a
+/// third or a half above its least number, so that of all draws most find an endpoint.
 #[must_use]
 pub fn size_class(count: u32) -> RangeInclusive<u32> {
-    match count {
-        0..=1 => 1..=1,
-        2..=4 => 2..=4,
-        5..=32 => count.next_power_of_two() / 2 + 1..=count.next_power_of_two(),
+    let last = |most: &&u32| count <= **most;
+    match CLASSES.iter().find(last) {
+        Some(most) => CLASSES.iter().rev().find(|less| *less < most).map_or(1, |less| less + 1)..=*most,
         // Each number takes a rule.
-        _ => (count - 1) / 16 * 16 + 1..=count.checked_next_multiple_of(16).unwrap_or(count),
+        None => (count - 1) / 16 * 16 + 1..=count.checked_next_multiple_of(16).unwrap_or(count),
     }
 }
 
+/// The most endpoints of each size class up to 32.
+const CLASSES: [u32; 9] = [1, 2, 4, 6, 8, 12, 16, 24, 32];
+
 /// Chains that exist even without references: a rule that starts to use a map makes the kernel validate all its
 /// elements.
-pub const ALWAYS: [Balance; 5] = {
-    const fn up_to(count: u32) -> Balance {
-        Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count, sticky: None, hash: None }
+pub const ALWAYS: [Balance; CLASSES.len()] = {
+    let mut all =
+        [Balance { place: VipOrNodePort::Address, policy: Policy::Cluster, count: 0, sticky: None, hash: None };
+            CLASSES.len()];
+    let mut at = 0;
+    while at < CLASSES.len() {
+        all[at].count = CLASSES[at];
+        at += 1;
     }
-    [up_to(1), up_to(4), up_to(8), up_to(16), up_to(32)]
+    all
 };
 
 /// How to choose an endpoint; Service ports share the chain for it.
@@ -81,9 +92,45 @@ pub enum SharedChain {
     Balance(Balance),
     /// Marks for masquerading, then chooses an endpoint.
     External(Balance),
+    /// A base chain that checks source ranges before DNAT: without any, new connections are spared the hook.
+    SourceRanges(PacketOrigin),
+}
+
+/// Where packets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PacketOrigin {
+    /// From a link.
+    Link,
+    /// From this node.
+    Node,
+}
+
+impl PacketOrigin {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Link, Self::Node];
+
+    /// The base chain that checks source ranges, which upstream's table has too, and its hook.
+    fn source_ranges(self) -> (&'static str, Hook) {
+        match self {
+            Self::Link => ("filter-prerouting-pre-dnat", Hook::Prerouting),
+            Self::Node => ("filter-output-pre-dnat", Hook::Output),
+        }
+    }
 }
 
 impl SharedChain {
+    /// The chain without rules.
+    #[must_use]
+    pub fn to_chain(self) -> Chain {
+        match self {
+            Self::SourceRanges(origin) => {
+                let (name, hook) = origin.source_ranges();
+                Chain::base(name, ChainType::Filter, hook, BEFORE_DSTNAT)
+            }
+            _ => Chain::plain(self.to_name()),
+        }
+    }
+
     /// Its name, for rules and elements.
     #[must_use]
     pub fn to_name(self) -> Name {
@@ -109,6 +156,7 @@ impl fmt::Display for SharedChain {
         match self {
             Self::Balance(balance) => write!(f, "{balance}"),
             Self::External(balance) => write!(f, "external-{balance}"),
+            Self::SourceRanges(origin) => f.write_str(origin.source_ranges().0),
             Self::Stick { place, policy, number, seconds, service } => {
                 write!(f, "stick-{}-{number}-{seconds}s-{service:08x}", SetId::Endpoints(*place, *policy).name())
             }
@@ -152,7 +200,8 @@ pub fn chain_endpoints(chain: &str) -> Option<ChainEndpoints> {
 /// Whether a chain has the name of a [`SharedChain`].
 #[must_use]
 pub fn is_shared_chain(chain: &str) -> bool {
-    chain.starts_with("stick-") || chain_endpoints(chain).is_some()
+    let checks = PacketOrigin::ALL.map(|origin| origin.source_ranges().0);
+    chain.starts_with("stick-") || checks.contains(&chain) || chain_endpoints(chain).is_some()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netfilter::kernel::nftables::{ReadRule, ReadSet, ReadTable};
 use netfilter::nft::{Chain, Name, Operation, Rule, Set};
 
-use super::names::{self, SharedChain, TABLE_COMMENT};
+use super::names::{self, PacketOrigin, SharedChain, TABLE_COMMENT};
 use super::plan::{Plan, SetDefinitions};
 use super::rules::{self, ChainWithRules};
 use super::settings::NftablesSettings;
@@ -16,7 +16,7 @@ const UPSTREAM_SEPARATOR: char = '/';
 
 /// All desired chains, ordered so that none jumps to a later one.
 pub fn chains(settings: &NftablesSettings, shared: &BTreeSet<SharedChain>) -> Vec<ChainWithRules> {
-    let of = |chain: &SharedChain| (Chain::plain(chain.to_name()), rules::shared(*chain, settings));
+    let of = |chain: &SharedChain| (chain.to_chain(), rules::shared(*chain, settings));
     shared.iter().map(of).chain(rules::fixed(settings)).collect()
 }
 
@@ -38,8 +38,9 @@ pub fn conflict(read: &ReadTable, sets: &SetDefinitions, settings: &NftablesSett
     if let Some((_, set)) = sets.iter().find(|(_, set)| is_other(set)) {
         return Some(format!("{} is not the expected {}", set.name, set.keyword()));
     }
-    let fixed = rules::fixed(settings);
-    let ours = |name: &Name| fixed.iter().map(|(chain, _)| chain).find(|chain| chain.name == *name);
+    let source_ranges = PacketOrigin::ALL.map(|origin| SharedChain::SourceRanges(origin).to_chain());
+    let known: Vec<Chain> = rules::fixed(settings).into_iter().map(|(chain, _)| chain).chain(source_ranges).collect();
+    let ours = |name: &Name| known.iter().find(|chain| chain.name == *name);
     let of_upstream = |name: &Name| name.contains(UPSTREAM_SEPARATOR);
     let is_other = |(name, (held, _)): &(&Name, &(Chain, Vec<ReadRule>))| match ours(name) {
         Some(chain) => held.base != chain.base || held.comment != chain.comment,
@@ -82,8 +83,8 @@ pub fn build(
 }
 
 /// Creates the base chains: from then on, packets traverse the table.
-pub fn attach(plan: &mut Plan<'_>, settings: &NftablesSettings) {
-    for (chain, rules) in rules::fixed(settings).into_iter().filter(|(chain, _)| chain.base.is_some()) {
+pub fn attach(plan: &mut Plan<'_>, settings: &NftablesSettings, shared: &BTreeSet<SharedChain>) {
+    for (chain, rules) in chains(settings, shared).into_iter().filter(|(chain, _)| chain.base.is_some()) {
         plan.first.push(Operation::AddChain(chain.clone()), None);
         add_rules(plan, &chain.name, &rules);
     }
@@ -173,7 +174,7 @@ pub fn grow(
     }
     for chain in new {
         let name = chain.to_name();
-        plan.first.push(Operation::AddChain(Chain::plain(name.clone())), None);
+        plan.first.push(Operation::AddChain(chain.to_chain()), None);
         add_rules(plan, &name, &rules::shared(chain, settings));
     }
 }

@@ -112,7 +112,7 @@ impl Nftables {
                 programmed(name, snapshot, &state.owners, state.settings.hashes, current)
             };
             let old = state.ports.get(name).map(|old| &old.spec);
-            let [old, new] = render_change(name, [old, programmed.as_ref().map(|new| &new.spec)], settings);
+            let [old, new] = render_change(name, [old, programmed.as_ref().map(|new| &new.spec)], &settings);
             state.replace(name, programmed);
             if let Some(old) = old {
                 state.counts.subtract(&old, &mut members);
@@ -275,9 +275,10 @@ fn whole<'a>(
         wanted.push(DesiredElement { owner: None, set: SetId::NodePortIps, element });
     }
     state.counts = SharedRefCounts::new();
+    let settings = state.settings.rendering();
     for name in names {
         let Some(port) = state.ports.get(*name) else { continue };
-        let rendered = render(name, &port.spec, state.settings.rendering());
+        let rendered = render(name, &port.spec, &settings);
         state.counts.add(&rendered, &mut members);
         let of_port = rendered.elements.into_iter();
         wanted.extend(of_port.map(|(set, element)| DesiredElement { owner: Some(*name), set, element }));
@@ -378,7 +379,7 @@ fn chain_of(operation: &Operation) -> Option<&Name> {
 fn users(state: &ProgrammedTable, chain: &Name) -> Vec<ServicePortName> {
     let settings = state.settings.rendering();
     let needs = |shared: &SharedChain| rules::needs(*shared).0.iter().any(|needed| needed.to_name() == *chain);
-    let uses = |name: &ServicePortName, spec: &PortSpec| render_shared(name, spec, settings).chains.iter().any(needs);
+    let uses = |name: &ServicePortName, spec: &PortSpec| render_shared(name, spec, &settings).chains.iter().any(needs);
     let users = state.ports.iter().filter(|(name, port)| uses(name, &port.spec));
     users.map(|(name, _)| name.clone()).collect()
 }

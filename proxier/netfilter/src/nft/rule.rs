@@ -85,6 +85,8 @@ pub enum Statement {
     AddressIsLocal(Address),
     /// `ct state new`
     CtStateNew,
+    /// `ct state != new`: with one operation less than [`CtStateNew`](Self::CtStateNew)
+    CtStateNotNew,
     /// `ct status dnat`
     CtStatusDnat,
     /// `meta mark & V != 0`
@@ -168,6 +170,8 @@ impl Statement {
                 out.push(compare(false, LOCAL.to_ne_bytes().to_vec()));
             }
             Self::CtStateNew => out.extend([load(Load::CtState), bits(NEW, 0), compare(true, vec![0; 4])]),
+            // A packet has exactly one state.
+            Self::CtStateNotNew => out.extend([load(Load::CtState), compare(true, NEW.to_ne_bytes().to_vec())]),
             Self::CtStatusDnat => out.extend([load(Load::CtStatus), bits(TRANSLATED, 0), compare(true, vec![0; 4])]),
             Self::HasMark(mark) => out.extend([load(Load::Mark), bits(*mark, 0), compare(true, vec![0; 4])]),
             Self::SetMark(mark) => {
@@ -297,6 +301,7 @@ impl fmt::Display for Statement {
             }
             Self::AddressIsLocal(address) => write!(f, "{} local", address.kind()),
             Self::CtStateNew => f.write_str("ct state new"),
+            Self::CtStateNotNew => f.write_str("ct state != new"),
             Self::CtStatusDnat => f.write_str("ct status dnat"),
             Self::HasMark(mark) => write!(f, "{} & {mark:#010x} != 0x00000000", Field::Mark),
             Self::SetMark(mark) => write!(f, "{0} set {0} | {mark:#010x}", Field::Mark),

@@ -88,7 +88,7 @@ fn nothing_is_unused(text: &str) {
             _ => !name.starts_with("clients-") || words.contains(format!("@{name}").as_str()),
         };
         let always = ["reject-chain", "external-local", "nodeport-local", "firewall-source-ranges"].contains(&name)
-            || ["1", "4", "8", "16", "32"].iter().any(|most| name == format!("endpoints-{most}"));
+            || ["1", "2", "4", "6", "8", "12", "16", "24", "32"].iter().any(|most| name == format!("endpoints-{most}"));
         assert!(used || always, "nothing uses {kind} {name}:\n{text}");
     }
 }

@@ -7,4 +7,5 @@ mod fake;
 mod hashing;
 mod incremental;
 pub mod meaning;
+mod spared;
 mod work;
