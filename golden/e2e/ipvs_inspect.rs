@@ -3,6 +3,7 @@
 //! Requires root and a kernel with IPVS (`make test-ipvs`).
 
 mod causes;
+mod endpoints;
 mod shown;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ fn left(case: &Case, flavour: Flavour) -> Lab {
     let state = lab.settle(Duration::ZERO, |state| *state == expected).expect("settled");
     assert!(state == expected, "{}: not as recorded", case.name);
     lab.stop().expect("it stops");
+    lab.add_pods(&case.stored[0]);
     // The recorded node has no way to IPv6 endpoints.
     lab.node().run("ip -6 route add default dev eth0");
     lab

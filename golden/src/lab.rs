@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::case::{KernelState, Kind, Mode};
 use crate::flavour::{Flavour, HINT};
 use crate::netns::{Netns, veth};
+use crate::pods::{LINK, LocalPods};
 use crate::proxy::{Proxy, healthy};
 
 /// The time that an unexpected state must stay unchanged to be final. Beside other tests a health check may be served
@@ -53,6 +54,7 @@ pub struct Lab {
     proxy: Option<Proxy>,
     node: Netns,
     _neighbour: Netns,
+    pods: Option<LocalPods>,
     mode: Mode,
     flavour: Flavour,
     dir: Scratch,
@@ -82,7 +84,7 @@ impl Lab {
         ] {
             node.run(line);
         }
-        let lab = Self { proxy: None, node, _neighbour: neighbour, mode, flavour, dir };
+        let lab = Self { proxy: None, node, _neighbour: neighbour, pods: None, mode, flavour, dir };
         for family in ["iptables", "ip6tables"] {
             let mut hint = lab.node.command(&format!("{family}-{flavour}"));
             run(hint.args(["-w", "-t", "mangle", "-N", HINT]).envs(lab.env())).expect("the hint chain");
@@ -94,6 +96,28 @@ impl Lab {
     #[must_use]
     pub fn node(&self) -> &Netns {
         &self.node
+    }
+
+    /// Gives the node the pods that are endpoints in a file of objects.
+    pub fn add_pods(&mut self, objects: &Path) {
+        self.pods = Some(LocalPods::new(&self.node, objects));
+    }
+
+    /// The namespace of these pods.
+    ///
+    /// # Panics
+    /// If there are none.
+    #[must_use]
+    pub fn pods(&self) -> &Netns {
+        self.pods.as_ref().expect("pods").netns()
+    }
+
+    /// Takes these pods and their link away.
+    pub fn remove_pods(&mut self) {
+        if self.pods.is_some() {
+            self.node.run(&format!("ip link del {LINK}"));
+        }
+        self.pods = None;
     }
 
     /// The folder of the lab, removed with it.

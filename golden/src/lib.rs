@@ -22,6 +22,7 @@ pub mod netns;
 pub mod nftrace;
 pub mod node;
 pub mod pki;
+pub mod pods;
 pub mod probe;
 pub mod proxy;
 pub mod replay;

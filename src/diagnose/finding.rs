@@ -22,6 +22,8 @@ pub enum Cause {
     WatchFails,
     /// No such Service.
     NoSuchService,
+    /// The Service exists, and has no address that a proxy serves.
+    NoVirtualIp,
     /// A Service has the address, and another port.
     NoSuchPort,
     /// It has no endpoints.
@@ -38,6 +40,8 @@ pub enum Cause {
     RulesAltered,
     /// A rule of another program refuses the packets.
     RefusedByOthers,
+    /// A rule of another program refuses the replies.
+    ReplyRefused,
     /// A rule of another program sends the packets to another destination.
     DivertedByOthers,
     /// A rule of another program keeps packets from being masqueraded, or gives them another source.
@@ -48,6 +52,10 @@ pub enum Cause {
     NoRoute,
     /// The interface that an endpoint is behind is down.
     LinkDown,
+    /// An endpoint, or the next hop to it, does not answer the kernel's neighbour discovery.
+    NeighbourUnreachable,
+    /// No process listens at an endpoint's address and port.
+    NotListening,
     /// Packets from 127.0.0.0/8 may not leave the node.
     RouteLocalnetOff,
     /// The proxy does not answer at a health check node port.
@@ -58,6 +66,8 @@ pub enum Cause {
     ConntrackFull,
     /// The node does not forward packets.
     IpForwardOff,
+    /// The configured network of the cluster's pods does not contain a pod of this node.
+    WrongClusterCidr,
     /// IPVS tells conntrack nothing, in IPVS mode.
     IpvsConntrackOff,
     /// Packets within a bridge do not meet the rules.
@@ -84,6 +94,7 @@ impl Cause {
             Self::SyncFails => "sync-fails",
             Self::WatchFails => "watch-fails",
             Self::NoSuchService => "no-such-service",
+            Self::NoVirtualIp => "no-virtual-ip",
             Self::NoSuchPort => "no-such-port",
             Self::NoEndpoints => "no-endpoints",
             Self::EndpointsNotReady => "endpoints-not-ready",
@@ -92,16 +103,20 @@ impl Cause {
             Self::SourceRangeRefuses => "source-range-refuses",
             Self::RulesAltered => "rules-altered",
             Self::RefusedByOthers => "refused-by-others",
+            Self::ReplyRefused => "reply-refused",
             Self::DivertedByOthers => "diverted-by-others",
             Self::MasqueradeSkipped => "masquerade-skipped",
             Self::NotTranslated => "not-translated",
             Self::NoRoute => "no-route",
             Self::LinkDown => "link-down",
+            Self::NeighbourUnreachable => "neighbour-unreachable",
+            Self::NotListening => "not-listening",
             Self::RouteLocalnetOff => "route-localnet-off",
             Self::HealthCheckUnserved => "health-check-unserved",
             Self::StaleUdpFlow => "stale-udp-flow",
             Self::ConntrackFull => "conntrack-full",
             Self::IpForwardOff => "ip-forward-off",
+            Self::WrongClusterCidr => "wrong-cluster-cidr",
             Self::IpvsConntrackOff => "ipvs-conntrack-off",
             Self::BridgeNetfilterOff => "bridge-netfilter-off",
             Self::ReversePathFilter => "reverse-path-filter",

@@ -1,5 +1,7 @@
 //! Interfaces whose packets the kernel does not forward.
 
+use std::net::IpAddr;
+
 use netfilter::IpFamily;
 use proxier_inspect::node::facts::Facts;
 use proxier_inspect::node::lookups::{FORWARDING_OFF, forwards};
@@ -18,10 +20,23 @@ pub fn is_off(unrouted: &Unrouted) -> bool {
 }
 
 /// Families of which the node forwards nothing, whatever interface it comes in on. Without endpoints nothing has to be
-/// forwarded.
+/// forwarded, nor without an address of the family.
 pub fn of_node(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
-    let used = |family: IpFamily| views.iter().any(|view| view.family == family.name() && super::leads_somewhere(view));
+    let used = |family: IpFamily| {
+        let has_endpoints = |view: &ServicePortView| view.family == family.name() && super::leads_somewhere(view);
+        views.iter().any(has_endpoints) && has_address(facts, family)
+    };
     SWITCHES.into_iter().filter(|(family, _)| used(*family)).filter_map(|(family, _)| all(facts, family)).collect()
+}
+
+/// Whether the node has an address of a family besides those of loopback and of single links.
+fn has_address(facts: &Facts, family: IpFamily) -> bool {
+    let is_global = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let mut addresses = facts.links.iter().flat_map(|link| &link.addresses);
+    addresses.any(|ip| IpFamily::of(ip) == family && is_global(ip))
 }
 
 /// A packet that came in on an interface that forwards none.

@@ -3,6 +3,8 @@
 //! Each cause comes with the next step in words. Exit status 0: healthy; 1: cause found; 2: unknown; 22: usage error.
 
 mod bridge;
+mod cluster_cidr;
+mod endpoints;
 mod finding;
 mod forwarding;
 mod hairpin;
@@ -10,7 +12,9 @@ mod leftovers;
 mod loopback;
 mod masquerade;
 mod node;
+mod node_port;
 mod refusal;
+mod remote;
 mod routes;
 mod rules;
 mod services;
@@ -21,7 +25,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use netfilter::IpFamily;
@@ -37,7 +40,7 @@ use self::walk::{Senders, Walks};
 use crate::dump::service_name;
 use crate::inspect::arguments::Sources;
 use crate::inspect::obstacles::missing_right;
-use crate::inspect::{NodeInspection, inspect_node};
+use crate::inspect::{NodeInspection, SYNC_TIME, inspect_node};
 use crate::terminal::{OutputWriter, Terminal, answer_with, json, text_output};
 use crate::trace::{HOST, destination, sender};
 
@@ -133,7 +136,7 @@ struct Diagnosis {
     /// What is assumed of rules on their ways.
     assumed: BTreeSet<String>,
     unread: Vec<Unread>,
-    /// Whether the packets that come back were followed: they are not.
+    /// Whether the packets that come back were followed, of all connections that reach an endpoint.
     replies_checked: bool,
     /// Whether a kube-proxy runs on this node, as far as processes and its page tell.
     #[serde(skip)]
@@ -149,9 +152,6 @@ enum Status {
     CauseFound,
     CouldNotTell,
 }
-
-/// How long a change that has come may take until it is in the kernel: the minimum interval of syncs and a sync.
-const SYNC_TIME: Duration = Duration::from_millis(1500);
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> ExitCode {
@@ -219,7 +219,17 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
         service = owner_by_objects(&seen, asked);
         focus.service.clone_from(&service);
     }
+    let mut views = views(&mut seen, &focus, asked.as_ref());
+    let unknown = views.is_empty();
+    let others = if unknown && asked.is_some() { seen.services(&Focus::default()) } else { Vec::new() };
+    if let Some(asked) = asked.as_ref().filter(|_| unknown) {
+        views = walk::endpoints_at(&others, asked);
+    }
     let name = match (&service, &asked) {
+        (None, Some(asked)) if !views.is_empty() => {
+            let names: Vec<&str> = views.iter().map(|view| &*view.name).collect();
+            format!("{asked}, an endpoint of {} and no address of a Service", names.join(" and of "))
+        }
         (Some(service), Some(asked)) => format!("{asked} of Service {service}"),
         (Some(service), None) => format!("Service {service}"),
         (None, Some(asked)) => asked.to_string(),
@@ -230,19 +240,20 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     let outdated = [Cause::WatchFails, Cause::NoRules];
     let is_outdated = obstacles.iter().any(|finding| outdated.contains(&finding.cause));
     findings.extend(obstacles);
-    let views = views(&mut seen, &focus, asked.as_ref());
     if views.is_empty() {
-        let others = if asked.is_some() { seen.services(&Focus::default()) } else { Vec::new() };
-        findings.extend(services::unknown(&seen, asked.as_ref(), &name, &others));
+        findings.extend(services::unknown(&seen, (&focus, asked.as_ref()), &name, &others));
     }
-    findings.extend(views.iter().flat_map(|view| services::of(view, asked.as_ref())));
+    if !unknown {
+        findings.extend(views.iter().flat_map(|view| services::of(view, asked.as_ref())));
+    }
     services::without_node(&mut findings, &seen);
+    findings.extend(cluster_cidr::outside(&seen, &views));
     findings.extend(rules::drift(&mut seen, &focus, &views, is_outdated));
     let facts = Facts::of(&seen.rules);
     seen.unread.extend(node::unread(&facts));
     let senders = Senders { from: arguments.from.as_deref(), interface: arguments.in_interface.as_deref() };
     let mut met = Vec::new();
-    let walks = walk::of(&mut seen, &facts, &views, (senders, asked.as_ref()), &mut met)?;
+    let mut walks = walk::of(&mut seen, &facts, &views, (senders, asked.as_ref()), &mut met)?;
     if asked.is_some() && !walks.fails && !walks.followed.is_empty() {
         exonerate(&mut findings);
     }
@@ -259,8 +270,11 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     let of_node = node::of(&facts, &views, host_only).into_iter();
     findings.extend(of_node.filter(|one| !hairpin || one.cause != Cause::Hairpin));
     let proxy_found = seen.configuration.is_some() || !seen.running_proxies().is_empty();
+    let lost = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty());
+    let left_out = lost.as_ref().and_then(|asked| node_port::without_server(&seen, &views, asked));
     let (mut unread, configuration) = (seen.unread, seen.configuration);
-    if let Some(asked) = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty()) {
+    unread.append(&mut walks.unread);
+    if let Some(asked) = lost.filter(|_| left_out.is_none()) {
         let why = "neither rules nor objects have such an address of the Service, so no connection was followed";
         unread.push(Unread::new(&format!("the way to {asked}"), why));
     }
@@ -268,6 +282,7 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     let counts = |skipped: &&Unread| asked.is_some() || skipped.what.starts_with(HOST);
     let skipped = walks.not_followed.iter().filter(counts);
     unread.extend(skipped.map(|skipped| Unread::new(&format!("the way {}", skipped.what), &*skipped.why)));
+    findings.extend(left_out);
     if let Some(why) = missing_right() {
         unread.insert(0, Unread::new("the rules of this node", why));
     }
@@ -311,7 +326,8 @@ impl Diagnosis {
 }
 
 fn summed_up(target: String, findings: Vec<Finding>, walks: Walks, unread: Vec<Unread>) -> Diagnosis {
-    let Walks { followed, not_followed, assumed, .. } = walks;
+    let Walks { followed, not_followed, assumed, replies_unchecked, .. } = walks;
+    let replies_checked = !followed.is_empty() && !replies_unchecked;
     let configuration = None;
     let schema = SCHEMA;
     let mut diagnosis = Diagnosis {
@@ -323,7 +339,7 @@ fn summed_up(target: String, findings: Vec<Finding>, walks: Walks, unread: Vec<U
         not_followed,
         assumed,
         unread,
-        replies_checked: false,
+        replies_checked,
         proxy_found: false,
         configuration,
     };

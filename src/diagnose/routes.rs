@@ -15,6 +15,18 @@ use super::finding::{Cause, Finding};
 pub struct Routes(RouteLookups);
 
 impl Routes {
+    /// The route that packets of this node to an address take; `None` if the kernel does not answer.
+    pub fn to(&mut self, ip: IpAddr) -> Option<Route> {
+        self.0.to(ip)
+    }
+
+    /// Whether a lookup for packets of this node holds for that one: rules by sender, mark or interface may send others
+    /// elsewhere.
+    pub fn decides(&mut self, packet: &Packet) -> bool {
+        let family = IpFamily::of(&packet.destination.ip());
+        packet.origin == Origin::Host || !self.0.has_policy_rules(family)
+    }
+
     /// An endpoint that the packet is sent to and does not reach.
     pub fn lost(&mut self, view: &ServicePortView, packet: &Packet, branch: &Branch, facts: &Facts) -> Option<Finding> {
         let to = match (&branch.unrouted, branch.outcome.verdict) {
@@ -22,11 +34,9 @@ impl Routes {
             (None, Verdict::Delivered(to)) => to,
             _ => return None,
         };
-        let family = IpFamily::of(&to.ip());
         let of_view = format!("{} ({}): packets for endpoint {to}", view.name, view.family);
         let share = branch.outcome.probability * 100.0;
-        // A lookup is one for packets of this node: rules by sender, mark or interface may send others elsewhere.
-        let certain = packet.origin == Origin::Host || !self.0.has_policy_rules(family);
+        let certain = self.decides(packet);
         let refused = |how: &str| {
             let what = format!("{of_view} {how}: {share:.0} % of connections fail");
             let next = format!(
@@ -79,12 +89,12 @@ impl Routes {
 }
 
 /// Whether pods may be behind that link.
-fn is_pods(link: &Link) -> bool {
+pub fn is_pods(link: &Link) -> bool {
     matches!(link.kind.as_deref(), Some("veth" | "bridge" | "ipvlan" | "macvlan" | "netkit")) && link.master.is_none()
 }
 
 /// Whether both are in the same network of the size that nodes get for their pods by default.
-fn same_network(a: IpAddr, b: IpAddr) -> bool {
+pub fn same_network(a: IpAddr, b: IpAddr) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..3] == b.octets()[..3],
         (IpAddr::V6(a), IpAddr::V6(b)) => a.octets()[..8] == b.octets()[..8],

@@ -5,9 +5,9 @@
 use proxier_inspect::services::{Address, AddressVerdict, Policy, ServicePortView};
 
 use netfilter::IpFamily;
-use proxier::model::{NodeInfo, ServicePort, ServicePortName};
+use proxier::model::{NamespacedName, NodeInfo, ServicePort, ServicePortName};
 use proxier::track::Tracker;
-use proxier_inspect::node::FamilyRules;
+use proxier_inspect::node::{FamilyRules, Focus};
 
 use super::TargetAddress;
 use super::finding::{Cause, Finding};
@@ -16,7 +16,7 @@ use crate::inspect::NodeInspection;
 /// A finding if no Service has the diagnosed name or address. `others`: Service ports with the same address.
 pub fn unknown(
     seen: &NodeInspection,
-    asked: Option<&TargetAddress>,
+    (focus, asked): (&Focus, Option<&TargetAddress>),
     name: &str,
     others: &[ServicePortView],
 ) -> Option<Finding> {
@@ -31,6 +31,9 @@ pub fn unknown(
             ));
         }
         Some(_) => {}
+    }
+    if let Some(finding) = focus.service.as_ref().filter(|_| asked.is_none()).and_then(|one| no_virtual_ip(seen, one)) {
+        return Some(finding);
     }
     let emptied = |family: &FamilyRules| family.emptied_dispatch(&seen.unread).is_some();
     if seen.objects.is_none() && seen.rules.families.iter().any(emptied) {
@@ -73,6 +76,19 @@ pub fn unknown(
             Finding { certain: false, what, ..finding }
         }
     })
+}
+
+/// That the Service exists, and kube-proxy has no part in it. Whether it works is not known then.
+fn no_virtual_ip(seen: &NodeInspection, service: &NamespacedName) -> Option<Finding> {
+    seen.portless.get(service)?;
+    let what = format!(
+        "Service {service} exists and has no virtual IP: it is headless (clusterIP None), of type ExternalName, or served by          another proxy (label service.kubernetes.io/service-proxy-name), so kube-proxy has no rules for it and no part in its          connections"
+    );
+    let next = format!(
+        "its name resolves to the addresses of its pods, or to another name: look up {}.{}.svc in a pod, and give diagnose one          of those pods' addresses and ports",
+        service.name, service.namespace
+    );
+    Some(Finding::suspect(Cause::NoVirtualIp, what, next))
 }
 
 /// That the port is a node port, and the address not this node's.

@@ -48,7 +48,10 @@ pub fn of(diagnosis: &Diagnosis, terminal: Terminal, wide: bool) -> String {
     if !diagnosis.proxy_found {
         out += "No running kube-proxy was found on this node: changes since it ran are not in the rules.\n";
     }
-    out + REPLIES + "\n"
+    if !diagnosis.replies_checked {
+        out += &format!("{REPLIES}\n");
+    }
+    out
 }
 
 /// Findings of one cause after the other; they are sorted by cause.

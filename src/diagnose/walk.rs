@@ -1,8 +1,12 @@
 //! Causes that a packet meets on its way: each connection is walked through the rules in the kernel.
 
+mod direct;
+mod reply;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use netfilter::IpFamily;
 use proxier::model::Protocol;
 use proxier_inspect::node::Unread;
@@ -12,14 +16,19 @@ use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::{Address, AddressKind, AddressVerdict, ServicePortView};
 use proxier_inspect::walk::{Assumption, Branch, Origin, Packet, Trace, Verdict};
 
+use super::endpoints::Endpoints;
 use super::finding::{Cause, Finding};
 use super::hairpin::hairpin;
 use super::loopback::{self, LocalhostFacts};
+use super::node_port::NodePortSetting;
 use super::refusal::{NOT_ROUTED, diverted, own_refusal, refusal, undecided};
+use super::remote::{self, ByDefault};
 use super::routes::Routes;
 use super::{TargetAddress, bridge, forwarding, leftovers, masquerade};
 use crate::inspect::NodeInspection;
 use crate::trace::{HOST, sender};
+
+pub use direct::endpoints_at;
 
 /// Which connections were followed through the rules.
 #[derive(Debug, Default)]
@@ -30,6 +39,10 @@ pub struct Walks {
     pub not_followed: Vec<Unread>,
     /// What is assumed of rules on their ways, as of those that limit a rate: hook, assumption and rule.
     pub assumed: BTreeSet<String>,
+    /// What could not be read of endpoints.
+    pub unread: Vec<Unread>,
+    /// Whether replies of some of them were not followed.
+    pub replies_unchecked: bool,
     /// Whether one of them ends anywhere but at an endpoint, or may.
     pub fails: bool,
 }
@@ -61,18 +74,25 @@ pub fn of(
         walks: Walks::default(),
         findings,
         routes: Routes::default(),
+        endpoints: Endpoints::of(views),
+        cluster: None,
+        node_ports: None,
         proxies,
         listens: false,
     };
     for view in views {
         let Some(protocol) = Protocol::of_name(view.protocol) else { continue };
-        let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family.name() == view.family) else {
-            continue;
-        };
+        let Some(family) = IpFamily::ALL.into_iter().find(|family| family.name() == view.family) else { continue };
+        following.node_ports = NodePortSetting::of(seen, family);
+        let Some(rules) = seen.rules.families.iter_mut().find(|rules| rules.family == family) else { continue };
+        following.cluster = seen.settings.proxier.local_detector.cluster_network(rules.family);
         following.listens = seen.settings.proxier.proxies_localhost(rules.family);
         let node_ip = rules.node_port_ip();
         let mut paths = Paths::of(rules);
         let pod = local_pod(view, &paths, facts);
+        if let Some(asked) = asked.filter(|asked| direct::is_endpoint(view, asked)) {
+            following.follow_endpoint(view, (asked.to, asked.protocol), &mut paths)?;
+        }
         for address in &view.addresses {
             let Some(to) = destination(address, protocol, node_ip, asked) else { continue };
             // Health check node ports are only followed if named in the arguments.
@@ -87,6 +107,8 @@ pub fn of(
             }
         }
     }
+    following.walks.unread = following.endpoints.unread();
+    following.walks.assumed.append(&mut following.endpoints.assumed);
     match following.walks.not_followed.first() {
         Some(skipped) if asked.is_some() && following.walks.followed.is_empty() => Err(skipped.why.clone()),
         _ => Ok(following.walks),
@@ -136,6 +158,11 @@ struct Following<'a> {
     walks: Walks,
     findings: &'a mut Vec<Finding>,
     routes: Routes,
+    endpoints: Endpoints,
+    /// The network of all pods of the family, where it is configured.
+    cluster: Option<IpNet>,
+    /// Where node ports of the family are served, where that is known.
+    node_ports: Option<NodePortSetting>,
     /// The processes that are a kube-proxy.
     proxies: Vec<u32>,
     /// Whether the configuration has kube-proxy listen at loopback addresses of the family.
@@ -169,12 +196,15 @@ impl Following<'_> {
         let trace = paths.trace(&packet)?;
         let asked_for = self.senders.from.is_some() || from == HOST;
         let mut met = self.met(view, address, &packet, &trace, paths);
+        met.extend(self.replies(view, &packet, &trace.branches, paths)?);
         if self.localhost().is_served(&packet) {
+            self.walks.replies_unchecked = true;
             met.extend(self.proxied(view, &packet, paths)?);
         }
         if !asked_for && packet.origin != Origin::Host && from != "outside" {
             // Policies may be meant for that pod alone, and no pod was named.
-            let by_policy = |finding: &Finding| finding.cause == Cause::RefusedByOthers && finding.of_pod_policy();
+            let refused = [Cause::RefusedByOthers, Cause::ReplyRefused];
+            let by_policy = |finding: &Finding| refused.contains(&finding.cause) && finding.of_pod_policy();
             met.iter_mut().filter(|finding| by_policy(finding)).for_each(|finding| finding.certain = false);
         }
         // A pod chosen by diagnose itself may never call its own Service.
@@ -198,6 +228,32 @@ impl Following<'_> {
         self.findings.extend(met);
         self.walks.followed.push(way);
         Ok(())
+    }
+
+    /// What packets meet on the way to an endpoint that the rules gave them.
+    fn beyond_the_rules(
+        &mut self,
+        view: &ServicePortView,
+        packet: &Packet,
+        branch: &Branch,
+        paths: &Paths<'_>,
+    ) -> Vec<Finding> {
+        let mut findings = self.endpoints.silent(view, packet, branch, (self.facts, &mut self.routes));
+        match remote::unrouted(view, branch, (self.facts, paths.node()), (&mut self.routes, self.cluster)) {
+            Some(ByDefault::Suspect(finding)) => findings.push(finding),
+            Some(ByDefault::Assumed(assumed)) => _ = self.walks.assumed.insert(assumed),
+            None => {}
+        }
+        findings
+    }
+
+    /// A finding that nothing translates packets, with the setting that is the reason, if one is.
+    fn explained(&self, finding: Finding, view: &ServicePortView, address: &Address, packet: &Packet) -> Finding {
+        let to = packet.destination;
+        let is_node_port = address.kind == AddressKind::NodePort && finding.cause == Cause::NotTranslated;
+        let setting = self.node_ports.as_ref().filter(|_| is_node_port && !to.ip().is_loopback());
+        let excluded = setting.and_then(|setting| setting.excludes(to.ip(), (&view.name, view.family), to.port()));
+        excluded.map_or(finding.clone(), |excluded| Finding { certain: finding.certain, ..excluded })
     }
 
     /// What decides about node ports at loopback addresses.
@@ -252,7 +308,8 @@ impl Following<'_> {
         if address.verdict == AddressVerdict::Endpoints && !taken {
             findings.extend(branches.iter().find_map(|branch| own_refusal(view, packet, branch)));
         }
-        findings.extend(untranslated(view, address, packet, trace, (paths, &self.localhost())));
+        let untranslated = untranslated(view, address, packet, trace, (paths, &self.localhost()));
+        findings.extend(untranslated.map(|finding| self.explained(finding, view, address, packet)));
         findings.extend(branches.iter().find_map(|branch| forwarded(view, branch)));
         findings.extend(branches.iter().filter(|_| !taken).find_map(|branch| diverted(view, packet, branch)));
         findings.extend(branches.iter().find_map(|branch| masquerade::foreign_source(view, packet, branch)));
@@ -260,6 +317,9 @@ impl Following<'_> {
         findings.extend(branches.iter().find_map(|one| bridge::lost_reply(self.facts, view, packet, one, node)));
         findings.extend(branches.iter().find_map(|one| forwarding::stopped(self.facts, one, &packet.origin)));
         findings.extend(branches.iter().filter_map(|branch| self.routes.lost(view, packet, branch, self.facts)));
+        for branch in branches {
+            findings.extend(self.beyond_the_rules(view, packet, branch, paths));
+        }
         findings.extend(super::node::martian(self.facts, packet, trace, paths));
         only_the_exact(&mut findings);
         let doubts = branches.iter().flat_map(|branch| &branch.doubts);

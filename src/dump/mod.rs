@@ -5,6 +5,7 @@
 mod dot;
 mod graph;
 mod html;
+mod steady;
 mod svg;
 mod text;
 
@@ -20,9 +21,9 @@ use proxier_inspect::node::{Focus, Unread};
 use crate::config::ValidatedConfig;
 use crate::http::ReportError;
 use crate::inspect::arguments::Sources;
+use crate::inspect::inspect_with;
 use crate::inspect::model::{Model, NoModel};
 use crate::inspect::report::Report;
-use crate::inspect::{inspect_node, inspect_with};
 use crate::terminal::{OutputWriter, Terminal, answer, json, text_output};
 
 pub use text::text;
@@ -80,8 +81,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 
 fn show(arguments: &Arguments) -> Result<OutputWriter, String> {
     let focus = Focus { service: arguments.service.clone(), endpoint: arguments.endpoint };
-    let mut seen = inspect_node(&arguments.sources, &focus)?;
-    let report = Report::of(&mut seen, &focus);
+    let (mut seen, report) = steady::read(&arguments.sources, &focus)?;
     for unread in &report.unread {
         eprintln!("cannot read {}: {}", unread.what, unread.why);
     }

@@ -16,6 +16,7 @@ pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use netfilter::IpFamily;
 use netfilter::kernel::{self, SystemNftables, for_each_flow, node};
@@ -59,10 +60,15 @@ pub struct NodeInspection {
     pub unread: Vec<Unread>,
     /// The running proxy that the configuration was taken from, in one line.
     pub configuration: Option<String>,
+    /// Services that exist and have no ports for a proxy: headless ones, those of type ExternalName, those of other proxies.
+    pub portless: BTreeSet<NamespacedName>,
 }
 
 /// How long a tool may take where a person waits for the answer.
 const TOOL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long a change that has come may take until it is in the kernel: the minimum interval of syncs and a sync.
+pub const SYNC_TIME: std::time::Duration = std::time::Duration::from_millis(1500);
 
 /// Limits the tools that are run to what a person waits for.
 pub fn limit_tools() {
@@ -111,9 +117,12 @@ pub fn in_nftables_mode(sources: &Sources) -> Result<ValidatedConfig, String> {
 
 /// Reads the node of a proxy with that configuration.
 fn inspect_resolved(asked: &ResolvedSources, focus: &Focus) -> NodeInspection {
-    let load = |only: Option<&NamespacedName>| as_seen_by(asked.files_of, || objects::load(asked, only))?;
+    let portless = Mutex::default();
+    let load = |only: Option<&NamespacedName>| as_seen_by(asked.files_of, || objects::load(asked, only, &portless))?;
     let load: Option<&Load<'_>> = if asked.has_objects() { Some(&load) } else { None };
-    NodeInspection { configuration: asked.taken_from.clone(), ..inspect_with(asked.settings.clone(), load, focus) }
+    let seen = inspect_with(asked.settings.clone(), load, focus);
+    let portless = std::mem::take(&mut *portless.lock().unwrap_or_else(PoisonError::into_inner));
+    NodeInspection { configuration: asked.taken_from.clone(), portless, ..seen }
 }
 
 /// The processes that run a kube-proxy in this network namespace, with their command lines.
@@ -137,7 +146,7 @@ pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &
         loaded = Some(load(None));
     }
     let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
-    NodeInspection { rules, objects, settings, unread, configuration: None }
+    NodeInspection { rules, objects, settings, unread, configuration: None, portless: BTreeSet::new() }
 }
 
 impl NodeInspection {

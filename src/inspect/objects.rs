@@ -1,7 +1,7 @@
 //! Lists the objects once and returns the model of each family.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use netfilter::IpFamily;
@@ -26,20 +26,28 @@ struct Coming {
     families: Vec<(IpFamily, Receiver, Tracker)>,
     /// What went wrong last with each kind.
     troubles: BTreeMap<Kind, String>,
+    /// The Services, and whether they have ports for a proxy in any family.
+    ported: BTreeMap<NamespacedName, bool>,
 }
 
-/// Lists everything once; with `only`, of the Services this one and its slices.
+/// Lists everything once; with `only`, of the Services this one and its slices. `portless`: gets the Services without ports.
 ///
 /// # Errors
 /// If it cannot be had in time, or not at all.
-pub fn load(asked: &ResolvedSources, only: Option<&NamespacedName>) -> Result<BTreeMap<IpFamily, Tracker>, String> {
+pub fn load(
+    asked: &ResolvedSources,
+    only: Option<&NamespacedName>,
+    portless: &Mutex<BTreeSet<NamespacedName>>,
+) -> Result<BTreeMap<IpFamily, Tracker>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
-    let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new() };
+    let mut coming = Coming { families: Vec::new(), troubles: BTreeMap::new(), ported: BTreeMap::new() };
     let listed = runtime.block_on(async { tokio::time::timeout(asked.timeout, list(asked, only, &mut coming)).await });
     // A file system that hangs must not keep the command from its end.
     runtime.shutdown_background();
     listed.unwrap_or_else(|_| Err(coming.missing(asked)))?;
+    let without_ports = coming.ported.into_iter().filter(|(_, has_ports)| !has_ports).map(|(name, _)| name);
+    *portless.lock().unwrap_or_else(PoisonError::into_inner) = without_ports.collect();
     Ok(coming.families.into_iter().map(|(family, _, tracker)| (family, tracker)).collect())
 }
 
@@ -67,7 +75,8 @@ async fn list(asked: &ResolvedSources, only: Option<&NamespacedName>, coming: &m
                 coming.heard(news);
             }
             // Each takes what is there, though an earlier one waits for more.
-            if coming.families.iter_mut().fold(true, |all, (_, changes, tracker)| take(changes, tracker) && all) {
+            let Coming { families, ported, .. } = &mut *coming;
+            if families.iter_mut().fold(true, |all, (_, changes, tracker)| take(changes, tracker, ported) && all) {
                 return;
             }
             tokio::time::sleep(LOOK).await;
@@ -111,8 +120,11 @@ impl Coming {
 }
 
 /// Takes what has come; whether that is all.
-fn take(changes: &Receiver, tracker: &mut Tracker) -> bool {
+fn take(changes: &Receiver, tracker: &mut Tracker, ported: &mut BTreeMap<NamespacedName, bool>) -> bool {
     while let Ok(Mail { message: Message::Change(change), .. }) = changes.try_recv() {
+        if let Change::Service(name, ports) = &change {
+            *ported.entry(name.clone()).or_default() |= !ports.is_empty();
+        }
         tracker.apply(change);
     }
     tracker.complete() && tracker.node_listed()

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use netfilter::IpFamily;
@@ -119,6 +120,6 @@ fn load(sources: &Sources) -> Result<BTreeMap<IpFamily, DestinationNames>, Strin
     if !resolved.has_objects() {
         return Err("give --kubeconfig, --config or --objects for names".to_owned());
     }
-    let trackers = as_seen_by(resolved.files_of, || objects::load(&resolved, None))??;
+    let trackers = as_seen_by(resolved.files_of, || objects::load(&resolved, None, &Mutex::default()))??;
     Ok(trackers.into_iter().map(|(family, tracker)| (family, tracker.destination_names())).collect())
 }

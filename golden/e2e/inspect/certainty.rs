@@ -322,16 +322,44 @@ fn chain_at_the_endpoints_interface_is_a_doubt() {
 }
 
 #[test]
-fn answer_says_that_replies_are_not_checked() {
-    let cluster = cluster("iptables").running(&[web()]);
-    cluster.iptables(Family::V4, "-I FORWARD -p tcp --sport 8080 -j DROP");
-    assert_eq!(connect(&cluster), Err(Failure::Dropped));
-    for words in [DIAGNOSE, TRACE] {
-        let output = run(&cluster, words);
-        assert_eq!(output.status.code(), Some(0));
-        let said = printed(&output);
-        assert!(said.contains("Replies are not checked"), "{said}");
-        assert_eq!(parsed(&run(&cluster, &format!("{words} -o json")))["replies_checked"], false);
+fn rules_that_drop_replies_are_named_and_those_that_accept_them_are_not() {
+    for mode in ["iptables", "nftables"] {
+        let cluster = cluster(mode).running(&[web()]);
+        let healthy = || {
+            assert_eq!(connect(&cluster).as_deref(), Ok(POD_5.name));
+            let output = run(&cluster, DIAGNOSE);
+            let said = printed(&output);
+            assert!(output.status.code() == Some(0) && !said.contains("Replies are not checked"), "{said}");
+            assert_eq!(parsed(&run(&cluster, &format!("{DIAGNOSE} -o json")))["replies_checked"], true);
+        };
+        healthy();
+        // As a firewall that accepts what is established.
+        cluster.iptables(Family::V4, "-P FORWARD DROP");
+        cluster.iptables(Family::V4, "-I FORWARD -p tcp --dport 8080 -j ACCEPT");
+        let established = "FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT";
+        cluster.iptables(Family::V4, &format!("-I {established}"));
+        healthy();
+        let is_dropped = |words: &str| {
+            assert_eq!(connect(&cluster), Err(Failure::Dropped));
+            let (causes, status) = diagnosis(&run(&cluster, &format!("{DIAGNOSE} -o json")));
+            assert_eq!((&*causes, status), (&["reply-refused".to_owned()][..], 1), "{mode}");
+            let said = printed(&run(&cluster, DIAGNOSE));
+            assert!(said.contains("this is a reply") && said.contains(words), "{said}");
+        };
+        // kube-proxy's own rules accept replies in iptables mode.
+        if mode == "nftables" {
+            cluster.iptables(Family::V4, &format!("-D {established}"));
+            is_dropped("policy of a built-in chain");
+            cluster.iptables(Family::V4, &format!("-I {established}"));
+        }
+        cluster.iptables(Family::V4, "-I FORWARD -p tcp --sport 8080 -j DROP");
+        is_dropped("--sport 8080");
+        // A trace follows the first packet alone.
+        let traced = run(&cluster, TRACE);
+        assert!(printed(&traced).contains("Replies are not checked"));
+        assert_eq!(parsed(&run(&cluster, &format!("{TRACE} -o json")))["replies_checked"], false);
+        cluster.iptables(Family::V4, "-D FORWARD -p tcp --sport 8080 -j DROP");
+        healthy();
     }
 }
 

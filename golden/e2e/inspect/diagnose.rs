@@ -361,10 +361,11 @@ fn a_policy_of_the_flavour_that_is_not_in_use_is_named() {
 
 #[test]
 fn missing_routes_and_links_that_are_down_are_named() {
-    of_each_mode("003-clusterip-1-endpoint").iter().for_each(routes_and_links);
+    of_each_mode("003-clusterip-1-endpoint").iter_mut().for_each(routes_and_links);
 }
 
-fn routes_and_links(node: &Node) {
+fn routes_and_links(node: &mut Node) {
+    node.lab.node().run("ip route del 10.244.1.5");
     let route = |words: &str| node.lab.node().run(&format!("ip route {words}"));
     for (kind, words) in [("blackhole", "blackhole"), ("unreachable", "unreachable"), ("prohibit", "prohibit")] {
         route(&format!("replace {kind} 10.244.1.5"));

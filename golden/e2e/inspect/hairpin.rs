@@ -29,8 +29,9 @@ impl OnBridge {
         Self::on(Node::recorded("003-clusterip-1-endpoint", Flavour::Nft))
     }
 
-    fn on(node: Node) -> Self {
+    fn on(mut node: Node) -> Self {
         let (pod, other) = (Netns::new(), Netns::new());
+        node.lab.remove_pods();
         node.lab.node().run("ip link add cbr0 type bridge");
         veth(node.lab.node(), "pod5", &pod, "eth0");
         for line in ["ip addr add 10.244.1.1/24 dev cbr0", "ip link set pod5 master cbr0", "ip link set cbr0 up"] {

@@ -71,7 +71,8 @@ impl Node {
 
     /// The same, for a proxy in that mode.
     pub fn bare(mode: Mode, name: &str, flavour: Flavour) -> Self {
-        let (lab, case) = (Lab::new(mode, flavour), case(name));
+        let (mut lab, case) = (Lab::new(mode, flavour), case(name));
+        lab.add_pods(&case.stored[0]);
         let (objects, config) = (lab.dir().join("as-stored.yaml"), lab.dir().join("as-configured.yaml"));
         std::fs::copy(&case.stored[0], &objects).expect("the objects");
         let text = format!("mode: {mode}\nhostnameOverride: node-a\n{}", case.config);

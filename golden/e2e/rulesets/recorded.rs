@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use golden::case::{self, Case, Kind, Mode};
 use golden::flows::{Expected, Flow, FlowTable};
+use golden::pods::listen_on_node;
 use golden::probe::Node;
 use kube_proxy::trial::diagnose;
 use netfilter::IpFamily;
@@ -69,6 +70,7 @@ fn connections_that_recorded_rules_serve_have_no_cause() {
         for (_, mode) in modes.filter(|(number, mode)| (all || number % 2 == at % 2) && case.has(*mode)) {
             let node = node(case, mode);
             let (file, objects) = (config(case, mode), &case.stored[0]);
+            let _listeners = listen_on_node(node.netns(), objects);
             let table = FlowTable::load(&case.name).expect("a table");
             for family in IpFamily::ALL {
                 let flows = table.flows.iter().filter(|flow| IpFamily::of(&flow.packet.source.ip()) == family);

@@ -324,6 +324,19 @@ impl Cluster {
         self.wiring.node.run(line)
     }
 
+    /// Runs a command line, split at spaces, in the namespace of a pod.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn in_pod(&self, pod: Pod, line: &str) {
+        self.wiring.home(&pod).run(line);
+    }
+
+    /// Runs `f` on a thread in the namespace of a pod; sockets that it creates stay there.
+    pub fn enter_pod<T: Send>(&self, pod: Pod, f: impl FnOnce() -> T + Send) -> T {
+        self.wiring.home(&pod).enter(f)
+    }
+
     /// All tables of a family on node-a, in the format of the nf_tables flavour.
     ///
     /// # Panics

@@ -15,6 +15,7 @@ pub struct Service {
     name: &'static str,
     number: u8,
     protocol: &'static str,
+    target_port: u16,
     node_port: Option<u16>,
     vip: Option<Dual>,
     annotations: Map<String, Value>,
@@ -30,14 +31,21 @@ impl Service {
     #[must_use]
     pub fn new(name: &'static str, number: u8) -> Self {
         let (annotations, labels, spec) = (Map::new(), Map::new(), Map::new());
-        let (protocol, endpoints) = ("TCP", Vec::new());
-        Self { name, number, protocol, node_port: None, vip: None, annotations, labels, spec, endpoints }
+        let (protocol, target_port, endpoints) = ("TCP", TARGET_PORT, Vec::new());
+        Self { name, number, protocol, target_port, node_port: None, vip: None, annotations, labels, spec, endpoints }
     }
 
     /// Sets the protocol of the port.
     #[must_use]
     pub fn protocol(mut self, protocol: &'static str) -> Self {
         self.protocol = protocol;
+        self
+    }
+
+    /// Sets the port of its endpoints.
+    #[must_use]
+    pub fn target_port(mut self, port: u16) -> Self {
+        self.target_port = port;
         self
     }
 
@@ -144,7 +152,7 @@ impl Service {
 
     fn service(&self) -> Value {
         let (v4, v6) = (self.cluster_ip(Family::V4), self.cluster_ip(Family::V6));
-        let mut port = json!({ "name": "p", "port": PORT, "protocol": self.protocol, "targetPort": TARGET_PORT });
+        let mut port = json!({ "name": "p", "port": PORT, "protocol": self.protocol, "targetPort": self.target_port });
         if let Some(node_port) = self.node_port {
             port["nodePort"] = json!(node_port);
         }
@@ -186,7 +194,7 @@ impl Service {
                 "namespace": "default", "name": format!("{}-{}", self.name, name.to_lowercase()),
                 "labels": { "kubernetes.io/service-name": self.name },
             },
-            "addressType": name, "ports": [{ "name": "p", "port": TARGET_PORT, "protocol": self.protocol }],
+            "addressType": name, "ports": [{ "name": "p", "port": self.target_port, "protocol": self.protocol }],
             "endpoints": endpoints.collect::<Vec<_>>(),
         })
     }

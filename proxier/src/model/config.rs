@@ -35,6 +35,13 @@ pub enum LocalTraffic {
 }
 
 impl LocalDetector {
+    /// The network of all pods of a family, as it is configured; `None` if it is not.
+    #[must_use]
+    pub fn cluster_network(&self, family: IpFamily) -> Option<IpNet> {
+        let Self::ClusterCidr(nets) = self else { return None };
+        nets.iter().find(|net| IpFamily::of_net(net) == family).copied()
+    }
+
     /// How to match local traffic of a family; `None` if unknown, then no traffic counts as local.
     #[must_use]
     pub fn resolve(&self, family: IpFamily, node: &NodeInfo) -> Option<LocalTraffic> {

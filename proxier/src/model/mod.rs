@@ -17,7 +17,7 @@ pub mod snapshot;
 pub mod topology;
 
 pub use annotations::ServiceExtensions;
-pub use config::{Config, LocalDetector, NodePortAddresses};
+pub use config::{Config, LocalDetector, NodePortAddresses, NodePortMatch};
 pub use conntrack::ConntrackConfig;
 pub use endpoint::{Endpoint, Endpoints, Slice, SliceEndpoint, SlicePort, sorted_addresses};
 pub use endpoint_hash::EndpointHash;

@@ -22,6 +22,8 @@ pub mod ipvs;
 mod legacy;
 pub mod link;
 pub mod memory;
+mod namespaces;
+mod neighbour;
 mod netlink;
 pub mod netns;
 mod nfacct;
@@ -32,6 +34,7 @@ mod retry;
 mod route;
 mod rule_counts;
 mod rules;
+mod socket_diag;
 mod sockets;
 mod writer_priority;
 pub mod xfrm;
@@ -50,6 +53,11 @@ pub use iptables_nft::{NativeIptables, NftRules};
 pub use ipvs::{IpvsError, IpvsTable, Operation, SystemIpvs};
 pub use legacy::{TableSize, table_size};
 pub use link::{AddressOperation, DeviceName, LinkError, Links, SystemLinks};
+pub use namespaces::{
+    FILTER_RULES, NamespaceAddresses, NamespaceReads, NetworkNamespace, VisibleNamespaces, interceptors,
+    namespace_addresses, read_in_namespaces,
+};
+pub use neighbour::{Neighbour, NeighbourState, NextHop, neighbour, next_hop};
 pub use netlink::traffic::{Traffic, traffic};
 pub use nfacct::packet_counters;
 pub use nftables::{NftReader, NftTables, SystemNftables, TableFlags, delete_table, has_chain, has_table, table_flags};
@@ -58,5 +66,6 @@ pub use retry::retry;
 pub use route::{FORWARDING_OFF, Route, RouteTable, has_policy_rules, policy_selectors, route_to};
 pub use rule_counts::{CountedRule, counted_rules};
 pub use rules::RuleReader;
+pub use socket_diag::{BoundSocket, bound_sockets};
 pub use sockets::{listening_inodes, listens, open_sockets, process_name, process_of_socket};
 pub use writer_priority::{Preemption, WriterGuard, WriterPriority, WriterRole};

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::socket_diag::BoundSocket;
+
 /// The state of a TCP socket that listens, and of a UDP socket that is not connected, as `/proc/net` prints them.
 const TCP_LISTEN: &str = "0A";
 const UDP_UNCONNECTED: &str = "07";
@@ -87,6 +89,32 @@ pub fn open_sockets() -> io::Result<BTreeSet<(u8, SocketAddr)>> {
             };
             let sockets = text.lines().skip(1).filter_map(|line| states.iter().find_map(|state| socket(line, state)));
             found.extend(sockets.map(|(ip, port, _)| (number, SocketAddr::new(ip.to_canonical(), port))));
+        }
+    }
+    Ok(found)
+}
+
+/// The sockets of a protocol (`tcp` or `udp`) that are bound to a port, as far as `/proc/net` shows them.
+///
+/// # Errors
+/// If the kernel's lists cannot be read.
+pub(super) fn proc_sockets(protocol: &str) -> io::Result<Vec<BoundSocket>> {
+    let states = if protocol == "tcp" { &[TCP_LISTEN][..] } else { &[UDP_UNCONNECTED, CONNECTED] };
+    let mut found = Vec::new();
+    for suffix in ["", "6"] {
+        let text = match std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}{suffix}")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && suffix == "6" => continue,
+            read => read?,
+        };
+        for state in states {
+            let bound = text.lines().skip(1).filter_map(|line| socket(line, state));
+            found.extend(bound.map(|(address, port, _)| BoundSocket {
+                address,
+                port,
+                is_connected: *state == CONNECTED,
+                v6_only: None,
+                device: None,
+            }));
         }
     }
     Ok(found)

@@ -28,7 +28,7 @@ pub use chains::chains;
 pub use decode::{ReadRule, ReadSet, ReadTable};
 pub(in crate::kernel) use decode_ruleset::rule as decode_rule;
 pub use error::{NftError, Refusal};
-pub use presence::{delete_table, has_chain, has_table};
+pub use presence::{delete_table, has_any_table, has_chain, has_table};
 pub use read::{NftReader, OtherChain};
 #[cfg(feature = "testing")]
 pub use strategies::any_expression;

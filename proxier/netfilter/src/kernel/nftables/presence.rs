@@ -4,10 +4,10 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::encode::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, NFTA_CHAIN_NAME, request};
+use super::encode::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, NFTA_CHAIN_NAME, request};
 use super::{NftError, NftTables, SystemNftables};
 use crate::IpFamily;
-use crate::kernel::netlink::{Netlink, Request};
+use crate::kernel::netlink::{Netlink, Request, nfgenmsg, nfnetlink};
 use crate::nft::{Operation, Table, Transaction};
 
 /// Whether a table exists; `false` on a kernel without nf_tables.
@@ -16,6 +16,24 @@ use crate::nft::{Operation, Table, Transaction};
 /// If the kernel does not answer.
 pub fn has_table(family: IpFamily, name: &str) -> io::Result<bool> {
     exists(&request(&Table { family, name: name.into() }, NFT_MSG_GETTABLE, 0))
+}
+
+/// Whether any table of any family exists; `false` on a kernel without nf_tables.
+///
+/// # Errors
+/// If the kernel does not answer.
+pub fn has_any_table() -> io::Result<bool> {
+    let query = Request::new(nfnetlink(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE), 0, &nfgenmsg(0));
+    let mut found = false;
+    let listed = Netlink::open(NETLINK_NETFILTER)?.dump_once(&query, &mut |_| {
+        found = true;
+        Ok(())
+    });
+    match listed {
+        Ok(_) => Ok(found),
+        Err(error) if error.errno().is_some_and(is_absence) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a table and a chain in it exist.
