@@ -7,20 +7,13 @@ use nix::libc;
 use crate::IpFamily;
 use crate::iptables::Table;
 use crate::kernel::netlink::Request;
-
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
+use crate::kernel::nftables::uapi::*;
 
 /// The built-in chains, by the number of their hook (`NF_INET_*`).
 pub(super) const BUILTIN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// Type and priority of a built-in chain; `None` if the table has no such chain.
 fn base_chain(table: Table, hook: usize) -> Option<(&'static str, i32)> {
-    const NF_IP_PRI_MANGLE: i32 = -150;
-    const NF_IP_PRI_NAT_DST: i32 = -100;
-    const NF_IP_PRI_NAT_SRC: i32 = 100;
     match (table, BUILTIN.get(hook)?) {
         (Table::Filter, &"INPUT" | &"FORWARD" | &"OUTPUT") => Some(("filter", 0)),
         (Table::Nat, &"PREROUTING" | &"OUTPUT") => Some(("nat", NF_IP_PRI_NAT_DST)),

@@ -1,12 +1,9 @@
 //! A batch of requests about one table, each with the line of the [`Restore`](crate::Restore) that it is about.
 
 use super::known::PendingEdit;
-use super::read::NFNL_SUBSYS_NFTABLES;
 use crate::kernel::netlink::{self, NetlinkError, Request};
+use crate::kernel::nftables::uapi::*;
 
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_BATCH_GENID: u16 = 1;
 /// The size of the end message, rounded up.
 const END_BYTES: usize = 64;
 

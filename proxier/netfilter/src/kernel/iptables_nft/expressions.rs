@@ -2,34 +2,7 @@
 
 use super::structure::Extension;
 use crate::kernel::netlink::Request;
-
-pub(super) const NFTA_LIST_ELEM: u16 = 1;
-pub(super) const NFTA_EXPR_NAME: u16 = 1;
-pub(super) const NFTA_EXPR_DATA: u16 = 2;
-pub(super) const NFTA_DATA_VALUE: u16 = 1;
-pub(super) const NFTA_DATA_VERDICT: u16 = 2;
-pub(super) const NFTA_VERDICT_CODE: u16 = 1;
-pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
-/// Name, revision and structure of `match` and `target` expressions.
-pub(super) const EXTENSION: [u16; 3] = [1, 2, 3];
-pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
-pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
-
-pub(super) const NFT_REG_VERDICT: u32 = 0;
-pub(super) const NFT_REG_1: u32 = 1;
-pub(super) const NFT_CMP_EQ: u32 = 0;
-pub(super) const NFT_CMP_NEQ: u32 = 1;
-pub(super) const NFT_META_MARK: u32 = 3;
-pub(super) const NFT_META_IIFNAME: u32 = 6;
-pub(super) const NFT_META_L4PROTO: u32 = 16;
-pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
-
-pub(super) const NF_DROP: i32 = 0;
-pub(super) const NF_ACCEPT: i32 = 1;
-pub(super) const NFT_JUMP: i32 = -3;
-pub(super) const NFT_GOTO: i32 = -4;
-pub(super) const NFT_RETURN: i32 = -5;
+use crate::kernel::nftables::uapi::*;
 
 fn expression(list: &mut Request, name: &str, fill: impl FnOnce(&mut Request)) {
     list.nested(NFTA_LIST_ELEM, |item| {

@@ -4,6 +4,7 @@ use super::read::NftRules;
 use super::rule::{DecodedRule, decode};
 use super::sets::SetIndex;
 use crate::kernel::netlink::{Attributes, Dump};
+use crate::kernel::nftables::uapi::*;
 use crate::kernel::nftables::{NftError, decode_rule};
 use crate::nft::ruleset;
 use crate::{Counters, IpFamily};
@@ -64,6 +65,5 @@ fn inspect(family: IpFamily, message: Attributes<'_>, sets: &mut SetIndex) -> Op
 
 /// Whether the rule has user data, as the comments of nft are.
 fn has_notes(message: Attributes<'_>) -> bool {
-    const NFTA_RULE_USERDATA: u16 = 7;
     message.find(NFTA_RULE_USERDATA).is_some()
 }

@@ -5,16 +5,12 @@
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::read::{NFNL_SUBSYS_NFTABLES, TRIES, ended};
+use super::read::{TRIES, ended};
 use crate::IpFamily;
 use crate::iptables::{Chain, Table};
 use crate::kernel::netlink::{Attributes, Dump, NFGENMSG_LENGTH, Netlink, Request, nfgenmsg, nfnetlink};
 use crate::kernel::nftables::NftError;
-
-const NFT_MSG_GETCHAIN: u8 = 4;
-const NFTA_CHAIN_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
+use crate::kernel::nftables::uapi::*;
 
 /// The user-defined chains by table.
 type ChainsByTable = [Option<Vec<Chain>>; Table::ALL.len()];

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::expressions::{self as write, *};
+use super::expressions as write;
 use super::matches::address;
 use crate::IpFamily;
 use crate::iptables::{Match, Negatable, Rule};
 use crate::kernel::netlink::{Attributes, Request};
+use crate::kernel::nftables::uapi::*;
 use crate::rule_text::PROTOCOLS;
 
 /// `IFNAMSIZ` without the NUL.

@@ -8,13 +8,8 @@ use crate::kernel::netlink::{
     Attributes, Dump, NFGENMSG_LENGTH, Netlink, NetlinkError, Received, Request, nfgenmsg, nfnetlink,
 };
 use crate::kernel::nftables::NftError;
+use crate::kernel::nftables::uapi::*;
 use crate::{Counters, IpFamily};
-
-pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
-const NFT_MSG_GETRULE: u8 = 7;
-pub(super) const NFTA_RULE_TABLE: u16 = 1;
-pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-pub(super) const NFTA_RULE_HANDLE: u16 = 3;
 
 /// The number of attempts if nf_tables changes during a dump.
 pub(in crate::kernel) const TRIES: u32 = 5;

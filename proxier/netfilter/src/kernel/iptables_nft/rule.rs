@@ -1,17 +1,13 @@
 //! Encodes and decodes whole rules.
 
-use super::expressions::{self as write, *};
+use super::expressions as write;
 use super::native::Register;
 use super::sets::SetIndex;
 use super::{matches, native, targets};
 use crate::iptables::{Chain, Rule, Target};
 use crate::kernel::netlink::{Attributes, Request, text};
+use crate::kernel::nftables::uapi::*;
 use crate::{Counters, IpFamily};
-
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_RULE_COMPAT: u16 = 5;
-const NFTA_RULE_COMPAT_PROTO: u16 = 1;
-const NFTA_RULE_COMPAT_FLAGS: u16 = 2;
 
 /// The expressions that iptables-nft accepts in its tables. It refuses to list or change a table with any other.
 const COMPATIBLE: [&str; 12] =

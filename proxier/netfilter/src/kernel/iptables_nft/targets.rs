@@ -6,10 +6,10 @@ use super::matches::{address, octets};
 use super::structure::{Extension, array, u32_at};
 use crate::IpFamily;
 use crate::iptables::Target;
+use crate::kernel::nftables::uapi::*;
 
 /// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`
 const NAT_RANGE: u32 = 3;
-const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 0x10;
 
 /// Encodes a target that is an extension; `None` for a verdict or a jump.
 pub(super) fn encode(family: IpFamily, target: &Target) -> Option<Extension> {

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::kept::kept;
 use super::known::{EditLine, KnownChains};
 use super::lines::{Chains, Lines, command, declared, leaves_first};
-use super::read::{NFNL_SUBSYS_NFTABLES, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_TABLE, NftRules, ReadRule};
+use super::read::{NftRules, ReadRule};
 use super::rule::encode;
 use super::tables::text;
 use crate::IpFamily;
@@ -16,16 +16,8 @@ use crate::kernel::netlink::{
     Dump, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NetlinkError, Request, nfgenmsg, nfnetlink,
 };
 use crate::kernel::nftables::NftError;
+use crate::kernel::nftables::uapi::*;
 
-const NFT_MSG_NEWTABLE: u8 = 0;
-const NFT_MSG_NEWCHAIN: u8 = 3;
-const NFT_MSG_DELCHAIN: u8 = 5;
-const NFT_MSG_NEWRULE: u8 = 6;
-const NFT_MSG_DELRULE: u8 = 8;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_RULE_POSITION: u16 = 6;
-/// Names a rule within its batch.
-const NFTA_RULE_ID: u16 = 9;
 /// Do not delete a chain with rules or references.
 const NLM_F_NONREC: u16 = 0x100;
 

@@ -2,11 +2,11 @@
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::encode::{NFT_MSG_GETCHAIN, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, request};
+use super::encode::request;
+use super::uapi::*;
 use crate::kernel::netlink::{NFGENMSG_LENGTH, Netlink, NetlinkError};
 use crate::nft::Table;
 
-const NFTA_CHAIN_USE: u16 = 6;
 /// The identity and use count of a chain, which the kernel returns at constant cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChainState {

@@ -3,6 +3,7 @@
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::*;
+use super::uapi::*;
 use super::{NftError, decode, presence};
 use crate::kernel::netlink::{Dump, NFGENMSG_LENGTH, Netlink, NetlinkError};
 use crate::nft::{Name, Table};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::encode::{self, *};
-use super::expression::{NFTA_LIST_ELEM, is_counter, read_list, read_value, read_verdict};
+use super::expression::{is_counter, read_list, read_value, read_verdict};
+use super::uapi::*;
 use crate::kernel::netlink::{Attributes, text};
 use crate::nft::{BaseChain, Chain, ChainType, Element, Expression, Hook, Name, Rule, Set, Value};
 
@@ -42,7 +43,7 @@ impl ReadSet {
     #[must_use]
     pub fn of(set: &Set) -> Self {
         let value = |fields: &Vec<_>| match set.is_verdict_map() {
-            true => (VERDICTS, 0),
+            true => (NFT_DATA_VERDICT, 0),
             false => (encode::type_of(fields), Set::length(fields)),
         };
         Self {
@@ -163,7 +164,7 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, ReadSet)> {
     let flags = u32(NFTA_SET_FLAGS).unwrap_or(0);
     let value = (flags & NFT_SET_MAP != 0).then(|| {
         let kind = u32(NFTA_SET_DATA_TYPE).unwrap_or(0);
-        (kind, if kind == VERDICTS { 0 } else { length(NFTA_SET_DATA_LEN).unwrap_or(0) })
+        (kind, if kind == NFT_DATA_VERDICT { 0 } else { length(NFTA_SET_DATA_LEN).unwrap_or(0) })
     });
     let listed = |mut list: Attributes<'_>| list.any(|(_, item)| is_counter(Attributes::new(item)));
     let set = ReadSet {

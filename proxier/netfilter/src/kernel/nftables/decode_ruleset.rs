@@ -2,18 +2,12 @@
 
 use super::decode::{self, comment, element_value, name};
 use super::encode::*;
-use super::expression::{NFTA_LIST_ELEM, counter_of, counters, read_value};
+use super::expression::{counter_of, counters, read_value};
+use super::uapi::*;
 use crate::Counters;
 use crate::kernel::netlink::{Attributes, text};
 use crate::nft::Name;
 use crate::nft::ruleset::{Chain, Element, Elements, KeyField, Rule, Set, Table};
-
-const NFTA_HOOK_DEV: u16 = 3;
-const NFTA_HOOK_DEVS: u16 = 4;
-const NFTA_DEVICE_PREFIX: u16 = 2;
-const NF_INET_INGRESS: u32 = 5;
-const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-pub(super) const NFT_SET_ELEM_CATCHALL: u32 = 2;
 
 /// Decodes a table, with its name.
 pub(super) fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
@@ -36,9 +30,10 @@ pub(super) fn chain(attributes: Attributes<'_>) -> Option<(Name, Name, Chain)> {
 
 /// The packets and bytes that a base chain's policy decided; zero if it does not count.
 pub(super) fn policy_counters(attributes: Attributes<'_>) -> Counters {
-    // NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS.
     let found = attributes.nest(NFTA_CHAIN_COUNTERS);
-    let counters = found.and_then(|found| Some(Counters { bytes: found.be64(1)?, packets: found.be64(2)? }));
+    let number = |kind| found?.be64(kind);
+    let counters = number(NFTA_COUNTER_BYTES).zip(number(NFTA_COUNTER_PACKETS));
+    let counters = counters.map(|(bytes, packets)| Counters { packets, bytes });
     counters.unwrap_or_default()
 }
 
@@ -83,7 +78,7 @@ pub(super) fn set(attributes: Attributes<'_>) -> Option<(Name, Set)> {
         fields.filter(|(kind, _)| *kind == NFTA_LIST_ELEM).filter_map(width).collect()
     });
     let value = (flags & NFT_SET_MAP != 0).then(|| match attributes.be32(NFTA_SET_DATA_TYPE).unwrap_or(0) {
-        VERDICTS => Vec::new(),
+        NFT_DATA_VERDICT => Vec::new(),
         kind => KeyField::all(kind, length(NFTA_SET_DATA_LEN).unwrap_or(0), None),
     });
     let set = Set {

@@ -1,89 +1,12 @@
 //! Encodes operations on a table as netlink requests.
 
-use super::expression::{self, NFTA_LIST_ELEM};
+use super::expression;
+use super::uapi::*;
 use crate::kernel::netlink::{NLM_F_APPEND, NLM_F_CREATE, Request, nfgenmsg, nfnetlink};
 use crate::nft::{BaseChain, Bytes, Chain, Element, Field, Operation, Rule, Set, Table, Value};
 
-pub(super) const NFNL_SUBSYS_NFTABLES: u8 = 10;
-pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
-pub(super) const NFT_MSG_GETTABLE: u8 = 1;
-const NFT_MSG_DELTABLE: u8 = 2;
-pub(super) const NFT_MSG_NEWCHAIN: u8 = 3;
-pub(super) const NFT_MSG_GETCHAIN: u8 = 4;
-const NFT_MSG_DELCHAIN: u8 = 5;
-pub(super) const NFT_MSG_NEWRULE: u8 = 6;
-pub(super) const NFT_MSG_GETRULE: u8 = 7;
-const NFT_MSG_DELRULE: u8 = 8;
-pub(super) const NFT_MSG_NEWSET: u8 = 9;
-pub(super) const NFT_MSG_GETSET: u8 = 10;
-const NFT_MSG_DELSET: u8 = 11;
-pub(super) const NFT_MSG_NEWSETELEM: u8 = 12;
-pub(super) const NFT_MSG_GETSETELEM: u8 = 13;
-const NFT_MSG_DELSETELEM: u8 = 14;
-pub(super) const NFT_MSG_GETGEN: u8 = 16;
-const NFT_MSG_NEWOBJ: u8 = 18;
-const NFT_MSG_DELOBJ: u8 = 20;
-const NFT_OBJECT_COUNTER: u32 = 1;
-
 /// The table's name, which is attribute 1 in every request.
-pub(super) const TABLE: u16 = 1;
-pub(super) const NFTA_TABLE_FLAGS: u16 = 2;
-pub(super) const NFTA_TABLE_USE: u16 = 3;
-pub(super) const NFTA_TABLE_HANDLE: u16 = 4;
-pub(super) const NFTA_TABLE_USERDATA: u16 = 6;
-pub(super) const NFTA_TABLE_OWNER: u16 = 7;
-pub(super) const NFTA_CHAIN_HANDLE: u16 = 2;
-pub(super) const NFTA_CHAIN_NAME: u16 = 3;
-pub(super) const NFTA_CHAIN_HOOK: u16 = 4;
-pub(super) const NFTA_CHAIN_POLICY: u16 = 5;
-pub(super) const NFTA_CHAIN_TYPE: u16 = 7;
-pub(super) const NFTA_CHAIN_COUNTERS: u16 = 8;
-pub(super) const NFTA_CHAIN_USERDATA: u16 = 12;
-pub(super) const NFTA_HOOK_HOOKNUM: u16 = 1;
-pub(super) const NFTA_HOOK_PRIORITY: u16 = 2;
-pub(super) const NFTA_RULE_CHAIN: u16 = 2;
-pub(super) const NFTA_RULE_HANDLE: u16 = 3;
-pub(super) const NFTA_RULE_EXPRESSIONS: u16 = 4;
-pub(super) const NFTA_RULE_USERDATA: u16 = 7;
-pub(super) const NFTA_SET_NAME: u16 = 2;
-pub(super) const NFTA_SET_FLAGS: u16 = 3;
-pub(super) const NFTA_SET_KEY_TYPE: u16 = 4;
-pub(super) const NFTA_SET_KEY_LEN: u16 = 5;
-pub(super) const NFTA_SET_DATA_TYPE: u16 = 6;
-pub(super) const NFTA_SET_DATA_LEN: u16 = 7;
-pub(super) const NFTA_SET_DESC: u16 = 9;
-const NFTA_SET_ID: u16 = 10;
-pub(super) const NFTA_SET_TIMEOUT: u16 = 11;
-pub(super) const NFTA_SET_USERDATA: u16 = 13;
-pub(super) const NFTA_SET_EXPR: u16 = 17;
-pub(super) const NFTA_SET_EXPRESSIONS: u16 = 18;
-pub(super) const NFTA_SET_COUNT: u16 = 20;
-pub(super) const NFTA_SET_DESC_SIZE: u16 = 1;
-pub(super) const NFTA_SET_DESC_CONCAT: u16 = 2;
-pub(super) const NFTA_SET_FIELD_LEN: u16 = 1;
-pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
-pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
-pub(super) const NFTA_SET_ELEM_FLAGS: u16 = 3;
-pub(super) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
-pub(super) const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
-pub(super) const NFTA_SET_ELEM_USERDATA: u16 = 6;
-pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
-pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
-pub(super) const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
-pub(super) const NFTA_DATA_VALUE: u16 = 1;
-
-pub(super) const NFT_TABLE_F_DORMANT: u32 = 1;
-pub(super) const NFT_TABLE_F_OWNER: u32 = 2;
-pub(super) const NFT_SET_ANONYMOUS: u32 = 0x1;
-pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
-pub(super) const NFT_SET_MAP: u32 = 0x8;
-pub(super) const NFT_SET_TIMEOUT: u32 = 0x10;
-pub(super) const NFT_SET_EVAL: u32 = 0x20;
-pub(super) const NFT_SET_CONCAT: u32 = 0x80;
-/// `NFT_DATA_VERDICT`
-pub(super) const VERDICTS: u32 = 0xffff_ff00;
+pub(super) const TABLE: u16 = NFTA_TABLE_NAME;
 
 /// The type of a comment in nft's user data, of all objects but sets.
 pub(super) const NOTE_COMMENT: u8 = 0;
@@ -223,7 +146,7 @@ fn add_set(mut request: Request, set: &Set, id: u32) -> Request {
     request.attribute(NFTA_SET_KEY_TYPE, &type_of(&set.key).to_be_bytes());
     request.attribute(NFTA_SET_KEY_LEN, &u32(Set::length(&set.key)));
     if let Some(value) = &set.value {
-        let kind = if set.is_verdict_map() { VERDICTS } else { type_of(value) };
+        let kind = if set.is_verdict_map() { NFT_DATA_VERDICT } else { type_of(value) };
         request.attribute(NFTA_SET_DATA_TYPE, &kind.to_be_bytes());
         if !set.is_verdict_map() {
             request.attribute(NFTA_SET_DATA_LEN, &u32(Set::length(value)));

@@ -1,34 +1,13 @@
 //! Encodes and decodes nf_tables expressions.
 
-use super::load::{self, NFT_CT_MARK, NFT_META_MARK};
+use super::load;
+use super::uapi::*;
 use crate::Counters;
 use crate::kernel::netlink::{Attributes, Request};
 use crate::nft::{Comparison, Expression, Register, Registers, SetOperation, Translation, Verdict};
 
-pub(super) const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
-
-const NFT_NAT_SNAT: u32 = 0;
-const NFT_NAT_DNAT: u32 = 1;
-const NFT_REJECT_ICMP_UNREACH: u32 = 0;
-const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 0x10;
-const NFT_OBJECT_COUNTER: u32 = 1;
 /// `NFT_LOOKUP_F_INV`, `NFT_CMP_NEQ`
 const NOT: u32 = 1;
-/// `NFT_REG_VERDICT`
-const VERDICT: u32 = 0;
-
-const NF_DROP: i32 = 0;
-const NF_ACCEPT: i32 = 1;
-const NFT_CONTINUE: i32 = -1;
-const NFT_JUMP: i32 = -3;
-const NFT_GOTO: i32 = -4;
-const NFT_RETURN: i32 = -5;
 
 /// `NFT_BITWISE_LSHIFT` and `_RSHIFT`
 const SHIFTS: [(u32, bool); 2] = [(1, false), (2, true)];
@@ -156,7 +135,7 @@ fn body(data: &mut Request, expression: &Expression) {
             data.text(1, set).register(2, *key);
             match to {
                 Some(to) => _ = data.register(3, *to),
-                None if *verdict => _ = data.u32(3, VERDICT),
+                None if *verdict => _ = data.u32(3, NFT_REG_VERDICT),
                 None => {}
             }
             if *not {
@@ -170,7 +149,7 @@ fn body(data: &mut Request, expression: &Expression) {
             }
         }
         Expression::Verdict(verdict) => {
-            data.u32(1, VERDICT);
+            data.u32(1, NFT_REG_VERDICT);
             write_verdict(data, 2, verdict);
         }
         Expression::Dnat { family, address, port } => {
@@ -342,11 +321,11 @@ fn read_body(name: &str, data: Attributes<'_>) -> Option<Expression> {
             set: body.name(1)?.into(),
             key: body.place(2)?,
             to: u32(3).and_then(register),
-            verdict: u32(3) == Some(VERDICT),
+            verdict: u32(3) == Some(NFT_REG_VERDICT),
             not: u32(5).unwrap_or(0) & NOT != 0,
         },
         "dynset" => return read_dynset(body),
-        "immediate" if u32(1) == Some(VERDICT) => Expression::Verdict(read_verdict(data.nest(2)?)?),
+        "immediate" if u32(1) == Some(NFT_REG_VERDICT) => Expression::Verdict(read_verdict(data.nest(2)?)?),
         "immediate" => Expression::Immediate { to: body.place(1)?, value: body.bytes(2)? },
         "nat" | "redir" | "masq" => return read_translation(name, body),
         "reject" => match (u32(1)?, data.find_array(2)) {

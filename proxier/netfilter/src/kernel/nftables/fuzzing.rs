@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::encode::*;
+use super::uapi::*;
 use super::{decode, decode_ruleset, expression};
 use crate::IpFamily;
 use crate::kernel::netlink::{Attributes, NFGENMSG_LENGTH, Received, Request, fuzzing};
 use crate::nft::ruleset::{Element, Elements, Ruleset, Scope, TableId};
 use crate::nft::{self, Field, Name, Operation, Set, Table};
-
-const NFT_MSG_NEWGEN: u8 = 15;
 
 /// Decodes a dump with both decoders: tables, chains, rules, sets and elements.
 ///

@@ -4,24 +4,12 @@
 //! that was. Chains of type `nat` are behind one function: only newer kernels list them.
 
 use super::read::NftReader;
+use super::uapi::*;
 use super::{NftError, decode, presence};
 use crate::IpFamily;
 use crate::kernel::netlink::{Attributes, Request, nfgenmsg, nfnetlink};
 use crate::nft::Hook;
 use crate::nft::ruleset::{HookFunction, Scope, TableId};
-
-const NFNL_SUBSYS_HOOK: u8 = 12;
-const NFNL_MSG_HOOK_GET: u8 = 0;
-const NFNLA_HOOK_HOOKNUM: u16 = 1;
-const NFNLA_HOOK_PRIORITY: u16 = 2;
-const NFNLA_HOOK_FUNCTION_NAME: u16 = 4;
-const NFNLA_HOOK_CHAIN_INFO: u16 = 6;
-const NFNLA_HOOK_INFO_DESC: u16 = 1;
-const NFNLA_HOOK_INFO_TYPE: u16 = 2;
-const NFNLA_CHAIN_TABLE: u16 = 1;
-const NFNLA_CHAIN_FAMILY: u16 = 2;
-const NFNLA_CHAIN_NAME: u16 = 3;
-const NFNL_HOOK_TYPE_NFTABLES: u32 = 1;
 
 impl NftReader {
     /// Lists the functions at a hook in the order in which packets meet them; `None` if the kernel has no such list.

@@ -1,29 +1,9 @@
 //! Encodes and decodes the source of expressions that load a value.
 
 use super::expression::Numbers;
+use super::uapi::*;
 use crate::kernel::netlink::Request;
 use crate::nft::{Load, PayloadBase, Register};
-
-pub(super) const NFT_META_MARK: u32 = 3;
-const NFT_META_PROTOCOL: u32 = 1;
-const NFT_META_IIF: u32 = 4;
-const NFT_META_OIF: u32 = 5;
-const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
-const NFT_META_IIFTYPE: u32 = 8;
-const NFT_META_OIFTYPE: u32 = 9;
-const NFT_META_NFPROTO: u32 = 15;
-const NFT_META_L4PROTO: u32 = 16;
-const NFT_META_PKTTYPE: u32 = 19;
-pub(super) const NFT_CT_MARK: u32 = 3;
-const NFT_CT_STATE: u32 = 0;
-const NFT_CT_DIRECTION: u32 = 1;
-const NFT_CT_STATUS: u32 = 2;
-const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
-const NFTA_FIB_F_SADDR: u32 = 1;
-const NFTA_FIB_F_DADDR: u32 = 2;
-const NFT_NG_INCREMENTAL: u32 = 0;
-const NFT_NG_RANDOM: u32 = 1;
 
 /// The keys of `meta` and `ct` that have a [`Load`] variant.
 const META: [(Load, u32); 7] = [

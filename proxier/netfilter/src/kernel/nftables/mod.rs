@@ -20,6 +20,7 @@ mod read;
 mod strategies;
 mod system;
 mod table_flags;
+pub(in crate::kernel) mod uapi;
 
 use std::fmt;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::encode::*;
 use super::read::{NftReader, list, request};
+use super::uapi::*;
 use super::{NftError, decode, decode_ruleset, presence};
 use crate::Counters;
 use crate::kernel::netlink::{Attributes, NFGENMSG_LENGTH, Netlink, NetlinkError, Received};

@@ -4,7 +4,8 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::encode::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, NFTA_CHAIN_NAME, request};
+use super::encode::request;
+use super::uapi::*;
 use super::{NftError, NftTables, SystemNftables};
 use crate::IpFamily;
 use crate::kernel::netlink::{Netlink, Request, nfgenmsg, nfnetlink};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::*;
-use super::expression::NFTA_LIST_ELEM;
+use super::uapi::*;
 use super::{NftError, decode, decode_ruleset, presence};
 use crate::IpFamily;
 use crate::kernel::netlink::{
@@ -17,9 +17,7 @@ use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, T
 /// The number of attempts if the ruleset changes during a dump.
 const TRIES: u32 = 5;
 
-const NFPROTO_INET: u8 = 1;
 const NFPROTO_ARP: u8 = 3;
-const NFPROTO_BRIDGE: u8 = 7;
 /// Families with hooks besides those of IP: `NFPROTO_NETDEV` is 5.
 const OTHER_FAMILIES: [(u8, &str); 4] =
     [(NFPROTO_INET, "inet"), (NFPROTO_ARP, "arp"), (5, "netdev"), (NFPROTO_BRIDGE, "bridge")];
@@ -198,7 +196,7 @@ impl NftReader {
             return Ok(named);
         }
         let rest = self.one_element(table, name, |item| {
-            item.attribute(NFTA_SET_ELEM_FLAGS, &decode_ruleset::NFT_SET_ELEM_CATCHALL.to_be_bytes());
+            item.attribute(NFTA_SET_ELEM_FLAGS, &NFT_SET_ELEM_CATCHALL.to_be_bytes());
         });
         match rest {
             // Kernels before 5.13 do not support catch-all elements.

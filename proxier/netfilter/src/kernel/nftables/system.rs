@@ -6,6 +6,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::decode::{self, ReadTable};
 use super::encode::*;
+use super::uapi::*;
 use super::{ChainState, NftError, NftTables, Refusal, chain_state};
 use crate::IpFamily;
 use crate::kernel::netlink::{
@@ -13,10 +14,6 @@ use crate::kernel::netlink::{
 };
 use crate::nft::{Bytes, Element, Name, Operation, Set, Table, Transaction};
 
-const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
-const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_BATCH_GENID: u16 = 1;
-const NFTA_GEN_ID: u16 = 1;
 /// The largest batch, where the kernel permits it: 10,000 Services with 10 endpoints take 15 MB.
 const BATCH_MAX: usize = 64 << 20;
 

@@ -5,8 +5,9 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::decode;
-use super::encode::{NFT_MSG_GETTABLE, request};
+use super::encode::request;
 use super::presence::is_absence;
+use super::uapi::*;
 use crate::IpFamily;
 use crate::kernel::netlink::{NFGENMSG_LENGTH, Netlink};
 use crate::nft::Table;

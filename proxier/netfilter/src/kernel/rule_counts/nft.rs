@@ -7,29 +7,9 @@ use crate::iptables::Table;
 use crate::kernel::iptables_nft::{CHAINS_AT_ONCE, TRIES, dump_rules};
 use crate::kernel::netlink::{Attributes, Dump, NetlinkError};
 use crate::kernel::nftables::chains;
+use crate::kernel::nftables::uapi::*;
 use crate::{Counters, IpFamily, nft};
 
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CHAIN: u16 = 2;
-const NFTA_META_KEY: u16 = 2;
-const NFTA_PAYLOAD_BASE: u16 = 2;
-const NFTA_PAYLOAD_OFFSET: u16 = 3;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_COUNTER_BYTES: u16 = 1;
-const NFTA_COUNTER_PACKETS: u16 = 2;
-/// Name, revision and structure of a `match` or `target`.
-const EXTENSION: [u16; 3] = [1, 2, 3];
-
-const NFT_META_L4PROTO: u32 = 16;
-const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-const NFT_CMP_EQ: u32 = 0;
 /// The offset of the protocol in an IPv4 header, which programs before 1.8.3 compare.
 const IPV4_PROTOCOL: u32 = 9;
 
