@@ -287,11 +287,11 @@ fn rules_without_words_of_iptables_keep_their_expressions() {
         let shown: Vec<String> = rules
             .into_iter()
             .map(|rule| match rule.content {
-                RuleContent::Text(text) => text,
+                RuleContent::Text(text) => text.into(),
                 RuleContent::Expressions(held) => held.text(&id, &ruleset::Table::default()),
             })
             .collect();
-        assert_eq!(shown[0], " -p tcp -m tcp --dport 80 -j ACCEPT");
+        assert_eq!(shown[0], "-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT");
         assert!(shown[1].contains("limit"), "{shown:?}");
         assert_eq!(shown[2], "ct state invalid counter packets 0 bytes 0 drop");
         assert_eq!(shown[3], "tcp dport 80 accept comment \"mine\"");

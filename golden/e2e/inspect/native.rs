@@ -1,6 +1,7 @@
 //! Rules of the nf_tables flavour that the iptables programs do not print, or print without their conditions.
 
 use golden::flavour::Flavour;
+use netfilter::IpFamily;
 
 use super::diagnose::causes;
 use super::node::{Node, json};
@@ -27,6 +28,28 @@ fn table_that_iptables_calls_incompatible_is_traced_by_its_expressions() {
     // The rest of the table reads as before, its other chains included.
     let dump = node.dump();
     assert_eq!((&dump["unread"], &dump["differences"]), (&serde_json::json!([]), &serde_json::json!([])), "{dump:#}");
+}
+
+#[test]
+fn table_of_many_chains_is_read_whole() {
+    let node = Node::recorded(LOCAL, Flavour::Nft);
+    let declared: String = (0..600).map(|n| format!(":OTHER-{n} - [0:0]\n")).collect();
+    // Of every hundredth chain, this program has no words for a rule.
+    let rules = (0..600).map(|n| {
+        let length =
+            if n % 100 == 0 { format!("-A OTHER-{n} -m length --length 1:{}\n", n + 1) } else { String::new() };
+        format!("-A OTHER-{n} -s 203.0.113.1/32 -j RETURN\n{length}-A OTHER-{n} -d 10.0.0.1/32 -p tcp -j ACCEPT\n")
+    });
+    let text = format!("*nat\n{declared}{}COMMIT\n", rules.collect::<String>());
+    node.restore(IpFamily::V4, Flavour::Nft, &text);
+    let dump = node.dump();
+    assert_eq!((&dump["unread"], &dump["differences"]), (&serde_json::json!([]), &serde_json::json!([])), "{dump:#}");
+    let saved = node.lab.node().run("iptables-nft-save -t nat");
+    let tables = dump["facts"]["tables"].as_array().expect("tables");
+    let nat = tables.iter().find(|table| table["family"] == "IPv4" && table["table"] == "nat").expect("nat");
+    let lines = |first: &str| saved.lines().filter(|line| line.starts_with(first)).count();
+    assert_eq!(nat["chains"], lines(":"), "{nat:#}");
+    assert_eq!(nat["rules"], lines("-A"), "{nat:#}");
 }
 
 #[test]

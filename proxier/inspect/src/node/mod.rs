@@ -4,6 +4,7 @@
 //! both families, [`facts`] the rest of what decides over packets, [`paths`] walks packets through the rules, and reads what
 //! they meet. What could not be read is an [`Unread`], never an absent value.
 
+mod chain_readers;
 pub mod endpoints;
 pub mod facts;
 mod flavours;

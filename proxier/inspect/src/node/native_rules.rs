@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use netfilter::IpFamily;
 use netfilter::kernel::iptables_nft::{InspectedRule, RuleContent};
 use netfilter::kernel::nftables::NftError;
 use netfilter::kernel::{Flavour, NftReader, NftRules, NftTables, RuleReader, SystemNftables, ToolError};
 use netfilter::nft::ruleset::{self as nft, TableId};
-use netfilter::{Counters, IpFamily};
 
+use super::chain_readers::{ChainHead, ReadChain, policy_counters, read_chains};
 use super::progress;
 use crate::rules::{Chain, Policy, Rule, Ruleset};
 
@@ -26,9 +27,6 @@ const SINGLE_MAX: usize = 8;
 /// The kernel goes through a dump from its first rule again for each answer of 32 KiB: the 330,000 rules of 10,000 Services
 /// take 39 s of CPU time so, and a chain is found at once.
 const DUMP_MAX: usize = 256;
-
-/// A chain without its rules: its name, and the policy of a built-in one.
-type ChainHead = (String, Option<Policy>);
 
 /// The rules of one family, as iptables-nft keeps them.
 pub struct NativeRules {
@@ -50,13 +48,6 @@ enum Printer {
     Ready(RuleReader),
     /// It is missing or failed: it is not run again.
     Unusable,
-}
-
-/// A chain with its rules.
-struct ReadChain {
-    head: ChainHead,
-    counters: Counters,
-    rules: Vec<InspectedRule>,
 }
 
 impl NativeRules {
@@ -106,7 +97,11 @@ impl NativeRules {
         if changed {
             problems.push(failed(&"it changed during each attempt to read it"));
         }
-        self.put(ruleset, table, vec![ReadChain { head: (name.to_owned(), policy(&head)), counters, rules }], problems);
+        let chain = ReadChain { head: (name.to_owned(), policy(&head)), counters, rules };
+        match lacks_text(&chain) {
+            true => self.put_untold(ruleset, table, vec![chain], problems),
+            false => put(ruleset, table, chain, None),
+        }
         Ok(true)
     }
 
@@ -120,32 +115,24 @@ impl NativeRules {
             self.list_all().map_err(|error| failed(&error))?;
         }
         let Some(heads) = self.listed.get(table) else { return Ok(()) };
-        let is_small = heads.len() <= DUMP_MAX;
         let mut step = progress::start(&format!("reading rules of {}", self.family));
-        let collect = |known: &mut HashMap<String, Vec<InspectedRule>>, chain: &str, rule| match known.get_mut(chain) {
-            Some(rules) => rules.push(rule),
-            None => _ = known.insert(chain.to_owned(), vec![rule]),
-        };
-        let read = if is_small { self.rules.inspect_table(table, collect) } else { Ok((HashMap::new(), false)) };
-        let (mut rules, mut changed) = read.map_err(|error| failed(&error))?;
-        let id = TableId::of(self.family, table);
-        let mut chains = Vec::with_capacity(heads.len());
-        for head in heads {
-            let counted = if head.1.is_some() { self.reader.chain(&id, &head.0) } else { Ok(None) };
-            let counters = counted.map_err(|error| failed(&error))?.map_or_else(Counters::default, |(_, found)| found);
-            let mut rules = rules.remove(&head.0).unwrap_or_default();
-            if !is_small {
-                let (read, interrupted) = self.rules.inspect_chain(table, &head.0).map_err(|error| failed(&error))?;
-                changed |= interrupted;
-                rules = read;
-            }
+        // Those that the iptables program has to print, all at once.
+        let mut untold = Vec::new();
+        let mut take = |chain: ReadChain| {
             step();
-            chains.push(ReadChain { head: head.clone(), counters, rules });
-        }
-        if changed {
+            match lacks_text(&chain) {
+                true => untold.push(chain),
+                false => put(ruleset, table, chain, None),
+            }
+        };
+        let changed = match heads.len() <= DUMP_MAX {
+            true => read_small(self.family, table, heads, (&mut self.rules, &mut self.reader), &mut take),
+            false => read_chains(self.family, table, heads, &mut take),
+        };
+        if changed.map_err(|error| failed(&error))? {
             problems.push(failed(&"it changed during each attempt to read it"));
         }
-        self.put(ruleset, table, chains, problems);
+        self.put_untold(ruleset, table, untold, problems);
         Ok(())
     }
 
@@ -171,33 +158,15 @@ impl NativeRules {
         Ok(())
     }
 
-    fn put(&mut self, ruleset: &mut Ruleset, table: &str, chains: Vec<ReadChain>, problems: &mut Vec<String>) {
-        let lacks_text = |chain: &&ReadChain| chain.rules.iter().any(|rule| expressions(rule).is_some());
-        let unknown: Vec<&str> = chains.iter().filter(lacks_text).map(|chain| chain.head.0.as_str()).collect();
-        let printed = self.print(table, &unknown, problems);
-        for ReadChain { head: (name, policy), counters, rules } in chains {
+    /// Puts chains into `ruleset` with the texts that the iptables program has for rules without one.
+    fn put_untold(&mut self, ruleset: &mut Ruleset, table: &str, chains: Vec<ReadChain>, problems: &mut Vec<String>) {
+        let names: Vec<&str> = chains.iter().map(|chain| chain.head.0.as_str()).collect();
+        let printed = self.print(table, &names, problems);
+        for chain in chains {
+            let texts = printed.chain(table, &chain.head.0).map(|chain| chain.rules.as_slice());
             // If iptables shows more rules or less than there are, it is not known which text belongs to which.
-            let texts =
-                printed.chain(table, &name).map(|chain| &chain.rules).filter(|texts| texts.len() == rules.len());
-            let rule = |(at, rule): (usize, _)| self.rule(&name, rule, texts.map(|texts| &*texts[at].text));
-            let rules = rules.into_iter().enumerate().map(rule).collect();
-            ruleset.put_chain(table, &name, Chain { policy, counters, rules });
-        }
-    }
-
-    /// A rule with its text: that of iptables, where it has one.
-    fn rule(&self, chain: &str, rule: InspectedRule, printed: Option<&str>) -> Rule {
-        let InspectedRule { counters, content } = rule;
-        match (content, printed) {
-            (RuleContent::Text(text), _) => Rule::of_kernel(format!("-A {chain}{text}").into(), counters, None),
-            (RuleContent::Expressions(held), Some(text)) => {
-                let kernel = Some(held).filter(|held| !held.is_told_by_iptables());
-                Rule::of_kernel(text.into(), counters, kernel)
-            }
-            (RuleContent::Expressions(held), None) => {
-                let text = held.text(&TableId::of(self.family, ""), &nft::Table::default());
-                Rule::of_kernel(format!("-A {chain} {text}").into(), counters, Some(held))
-            }
+            let texts = texts.filter(|texts| texts.len() == chain.rules.len());
+            put(ruleset, table, chain, texts);
         }
     }
 
@@ -233,11 +202,53 @@ impl NativeRules {
     }
 }
 
-/// The expressions of a rule that has no text.
-fn expressions(rule: &InspectedRule) -> Option<&nft::Rule> {
-    match &rule.content {
-        RuleContent::Expressions(held) => Some(held),
-        RuleContent::Text(_) => None,
+/// Reads the chains of a small table by one dump of its rules; returns whether it changed during each attempt.
+fn read_small(
+    family: IpFamily,
+    table: &str,
+    heads: &[ChainHead],
+    (rules, reader): (&mut NftRules, &mut NftReader),
+    each: &mut dyn FnMut(ReadChain),
+) -> Result<bool, NftError> {
+    let collect = |known: &mut HashMap<String, Vec<InspectedRule>>, chain: &str, rule| match known.get_mut(chain) {
+        Some(rules) => rules.push(rule),
+        None => _ = known.insert(chain.to_owned(), vec![rule]),
+    };
+    let (mut rules, changed) = rules.inspect_table(table, collect)?;
+    for head in heads {
+        let counters = policy_counters(reader, &TableId::of(family, table), head)?;
+        each(ReadChain { head: head.clone(), counters, rules: rules.remove(&head.0).unwrap_or_default() });
+    }
+    Ok(changed)
+}
+
+/// Whether a chain has a rule that this program has no text for.
+fn lacks_text(chain: &ReadChain) -> bool {
+    chain.rules.iter().any(|rule| matches!(rule.content, RuleContent::Expressions(_)))
+}
+
+/// Puts a chain into `ruleset`. `texts`: what iptables prints of each rule.
+fn put(ruleset: &mut Ruleset, table: &str, chain: ReadChain, texts: Option<&[Rule]>) {
+    let ReadChain { head: (name, policy), counters, rules } = chain;
+    let family = ruleset.family();
+    let rule = |(at, read): (usize, _)| rule(family, &name, read, texts.map(|texts| &*texts[at].text));
+    let rules = rules.into_iter().enumerate().map(rule).collect();
+    ruleset.put_chain(table, &name, Chain { policy, counters, rules });
+}
+
+/// A rule with its text: that of iptables, where it has one.
+fn rule(family: IpFamily, chain: &str, rule: InspectedRule, printed: Option<&str>) -> Rule {
+    let InspectedRule { counters, content } = rule;
+    match (content, printed) {
+        (RuleContent::Text(text), _) => Rule::of_kernel(text, counters, None),
+        (RuleContent::Expressions(held), Some(text)) => {
+            let kernel = Some(held).filter(|held| !held.is_told_by_iptables());
+            Rule::of_kernel(text.into(), counters, kernel)
+        }
+        (RuleContent::Expressions(held), None) => {
+            let text = held.text(&TableId::of(family, ""), &nft::Table::default());
+            Rule::of_kernel(format!("-A {chain} {text}").into(), counters, Some(held))
+        }
     }
 }
 

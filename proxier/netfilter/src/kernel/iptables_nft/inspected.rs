@@ -3,11 +3,15 @@
 use super::read::NftRules;
 use super::rule::{DecodedRule, decode};
 use super::sets::SetIndex;
+use crate::iptables::Rule;
 use crate::kernel::netlink::{Attributes, Dump};
 use crate::kernel::nftables::uapi::*;
 use crate::kernel::nftables::{NftError, decode_rule};
 use crate::nft::ruleset;
 use crate::{Counters, IpFamily};
+
+/// Room for the text of most rules, in bytes.
+const LINE: usize = 256;
 
 /// A rule of an iptables-nft table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +25,8 @@ pub struct InspectedRule {
 /// What a rule matches and does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleContent {
-    /// The rule's text after the chain's name, with a space before each option. It tells all of the rule.
-    Text(String),
+    /// The rule's text, `-A CHAIN` and its options. It tells all of the rule.
+    Text(Box<str>),
     /// The expressions of a rule that this crate cannot express as text of iptables.
     Expressions(Box<ruleset::Rule>),
 }
@@ -57,10 +61,19 @@ fn inspect(family: IpFamily, message: Attributes<'_>, sets: &mut SetIndex) -> Op
     let (decoded, counters) = decode(family, message, sets);
     let content = match decoded {
         // iptables prints the comment of a rule that nft put there, but has no words for it in the rule.
-        DecodedRule::Known(rule) if !has_notes(message) => RuleContent::Text(rule.to_string()),
+        DecodedRule::Known(rule) if !has_notes(message) => RuleContent::Text(line(message, &rule)),
         _ => RuleContent::Expressions(Box::new(decode_rule(message)?.1)),
     };
     Some(InspectedRule { counters: counters.unwrap_or_default(), content })
+}
+
+/// The rule's text. A large table has hundreds of thousands: they are kept without spare room.
+fn line(message: Attributes<'_>, rule: &Rule) -> Box<str> {
+    let mut text = String::with_capacity(LINE);
+    text.push_str("-A ");
+    text.push_str(message.text(NFTA_RULE_CHAIN).unwrap_or_default());
+    rule.write_to(&mut text);
+    text.into()
 }
 
 /// Whether the rule has user data, as the comments of nft are.

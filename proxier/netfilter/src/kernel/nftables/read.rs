@@ -17,7 +17,6 @@ use crate::nft::ruleset::{Element, Elements, Rule, Ruleset, Scope, Set, Table, T
 /// The number of attempts if the ruleset changes during a dump.
 const TRIES: u32 = 5;
 
-const NFPROTO_ARP: u8 = 3;
 /// Families with hooks besides those of IP: `NFPROTO_NETDEV` is 5.
 const OTHER_FAMILIES: [(u8, &str); 4] =
     [(NFPROTO_INET, "inet"), (NFPROTO_ARP, "arp"), (5, "netdev"), (NFPROTO_BRIDGE, "bridge")];

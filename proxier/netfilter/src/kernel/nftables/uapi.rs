@@ -12,6 +12,7 @@ pub(in crate::kernel) const NFNL_MSG_HOOK_GET: u8 = 0;
 
 // Families beside those of IP.
 pub(in crate::kernel) const NFPROTO_INET: u8 = 1;
+pub(in crate::kernel) const NFPROTO_ARP: u8 = 3;
 pub(in crate::kernel) const NFPROTO_BRIDGE: u8 = 7;
 
 // Messages of nf_tables.
