@@ -1,4 +1,4 @@
-//! Cost of `kube-proxy dump` and `trace` at 10,000 Services with 10 endpoints each, and of counting a million flows.
+//! Cost of `kube-proxy dump`, `diagnose` and `trace` at 10,000 Services with 10 endpoints each, and of counting a million flows.
 //!
 //! Run it by hand as root, with both flavours of iptables, nf_tables and conntrack: `cargo bench --bench inspect`.
 //! `SERVICES=1000` selects another size, `RULES=nft,legacy,nftables,chains` the kinds of rules (`chains`: nftables with
@@ -79,9 +79,12 @@ fn commands(file: &str, nftables: bool) {
     with.extend(nftables.then_some(["--", "--proxy-mode=nftables"]).into_iter().flatten());
     let with = |words: &[&'static str]| words.iter().copied().chain(with.iter().copied()).collect::<Vec<_>>();
     const ONE: [&str; 3] = ["dump", "--service", "ns/svc-77"];
+    const DIAGNOSE: [&str; 2] = ["diagnose", "ns/svc-77"];
     const ALL: [&str; 3] = ["dump", "-o", "json"];
     measure("dump --service ns/svc-77", &ONE);
     measure("the same, compared with objects", &with(&ONE));
+    measure("diagnose ns/svc-77", &DIAGNOSE);
+    measure("the same, with objects", &with(&DIAGNOSE));
     measure("dump, all, as JSON", &ALL);
     measure("the same, compared with objects", &with(&ALL));
     measure("trace", &["trace", "--from", "10.0.0.9", "--in-interface", "eth0", "--to", "11.0.0.78:80"]);

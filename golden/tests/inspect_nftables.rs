@@ -14,12 +14,14 @@ use ipnet::IpNet;
 use netfilter::IpFamily;
 use netfilter::kernel::NftReader;
 use netfilter::nft::COMMENT_MAX;
-use netfilter::nft::ruleset::Table;
+use netfilter::nft::ruleset::{Elements, Table};
 use proxier::model::{CategorizedEndpoints, Destination, Snapshot};
 use proxier::nftables::{Expected, TABLE, expected};
 use proxier_inspect::drift::behaviour::{self, TrafficSources};
 use proxier_inspect::drift::nftables::{differences, is_ours};
 use proxier_inspect::drift::{Difference, DifferenceKind as Is};
+use proxier_inspect::node::is_of;
+use proxier_inspect::node::nftables::{has_element_for_each_endpoint, look_up_expected};
 use proxier_inspect::services::{
     AddressKind, AddressVerdict, EndpointView, ServicePortView, endpoint_in, from_nftables, unused_chains_of_table,
 };
@@ -97,7 +99,7 @@ fn should_be(replay: &Replay, family: IpFamily, table: &Table) -> Expected {
 fn drift(replay: &Replay, family: IpFamily, table: &Table) -> Vec<Difference> {
     let should_be = should_be(replay, family, table);
     if is_ours(table) {
-        return differences(family, &should_be, Some(table));
+        return differences(family, &should_be, Some(table), None);
     }
     let any: IpNet = if family == IpFamily::V4 { "0.0.0.0/0" } else { "::/0" }.parse().expect("a network");
     let mut addresses = Replay::addresses(family);
@@ -276,6 +278,37 @@ fn edit(table: &Table, should_be: &Expected, spot: &Spot, number: usize, chance:
 /// An edit as the difference that it makes.
 type Edit = (Is, String, Option<String>);
 
+/// Compares each Service alone, without the objects of others and with lookups of its endpoints, with `all` the differences.
+fn each_service_alone(kernel: &Kernel, replay: &Replay, family: IpFamily, all: &[Difference]) {
+    let whole = kernel.table(family);
+    replay.model(family, |snapshot, config| {
+        let services: BTreeSet<_> = snapshot.ports.keys().map(|name| name.service.clone()).collect();
+        for service in services {
+            let own = snapshot.ports.iter().filter(|(name, _)| name.service == service);
+            let ports = own.map(|(name, port)| (name.clone(), port.clone())).collect();
+            let alone = Snapshot { ports: &ports, ..*snapshot };
+            let mut table = whole.clone();
+            for (name, set) in &mut table.sets {
+                if has_element_for_each_endpoint(family, name, set) {
+                    set.elements = Elements::default();
+                }
+            }
+            let addresses = Replay::addresses(family);
+            let found = kernel.0.enter(|| look_up_expected(family, config, &alone, &addresses, &table, true));
+            for ((set, key), element) in found.expect("lookups") {
+                table.sets.get_mut(&set).expect("a set").elements.record(&key, element);
+            }
+            let endpoints = |set: &str, key: &[u8]| endpoint_in(&table, set, key);
+            let should_be = expected(family, config, &alone, &addresses, &endpoints, true);
+            let selects = |name: &str| is_of(name, &service);
+            let of_service = |one: &&Difference| one.service.as_ref().is_some_and(|name| selects(name));
+            let found = differences(family, &should_be, Some(&table), Some(&selects));
+            let found: Vec<&Difference> = found.iter().filter(of_service).collect();
+            assert_eq!(found, all.iter().filter(of_service).collect::<Vec<_>>(), "{service}");
+        }
+    });
+}
+
 #[test]
 fn edits_of_our_table_are_found_and_nothing_else() {
     let (family, kernel) = (IpFamily::V4, Kernel::new());
@@ -310,6 +343,7 @@ fn edits_of_our_table_are_found_and_nothing_else() {
                 reported.sort();
                 edits.sort();
                 assert_eq!(reported, edits, "{name}: {script}{found:#?}");
+                each_service_alone(&kernel, &replay, family, &found);
             }
         }
     }

@@ -23,7 +23,7 @@ use netfilter::kernel::{self, SystemNftables, for_each_flow, node};
 use netfilter::nft::ruleset::TableId;
 use proxier::conntrack::StaleFlows;
 use proxier::ipvs::{self, Expected, ObservedState};
-use proxier::model::{Mode, NamespacedName, Scope, Snapshot};
+use proxier::model::{Mode, NamespacedName, Scope, ServicePort, ServicePortName, Snapshot};
 use proxier::nftables::TABLE;
 use proxier::track::Tracker;
 use proxier_inspect::drift::Difference;
@@ -35,7 +35,7 @@ use proxier_inspect::rules::Rule;
 use proxier_inspect::servers::differences as servers_differ;
 use proxier_inspect::services::{
     ServicePortView, add_health_checks, add_model, endpoint_in, from_iptables_within, from_ipvs, from_nftables,
-    note_draining, unused_chains, unused_chains_of_table,
+    has_own_addresses, note_draining, unused_chains, unused_chains_of_table,
 };
 
 use self::arguments::{ResolvedSources, Sources};
@@ -142,11 +142,35 @@ pub fn inspect_with(settings: ValidatedConfig, load: Option<&Load<'_>>, focus: &
         let loaded = loading.map(|loading| loading.join().unwrap_or_else(|_| Err("reading them panicked".to_owned())));
         (rules, loaded)
     });
-    if let Some(load) = load.filter(|_| focus.service.as_ref().is_some_and(|service| rules.needs_others(service))) {
+    let needs_others = |service: &NamespacedName| {
+        let alone = loaded.as_ref().and_then(|loaded| loaded.as_ref().ok());
+        rules.needs_others(service) && !alone.is_some_and(|objects| is_alone(&rules, &settings, objects, service))
+    };
+    if let Some(load) = load.filter(|_| focus.service.as_ref().is_some_and(needs_others)) {
         loaded = Some(load(None));
     }
     let objects = loaded.and_then(|loaded| loaded.map_err(|why| unread.insert(0, Unread::new("objects", why))).ok());
     NodeInspection { rules, objects, settings, unread, configuration: None, portless: BTreeSet::new() }
+}
+
+/// Whether the kernel can choose endpoints by a hash, if a Service port asks for that.
+fn can_hash(family: IpFamily, snapshot: &Snapshot<'_>) -> bool {
+    proxier::nftables::can_hash(&mut SystemNftables::default(), family, snapshot)
+}
+
+/// Whether the table of nftables mode, in our layout, shows that no other Service claims an address of this one.
+fn is_alone(
+    rules: &NodeRulesets,
+    settings: &ValidatedConfig,
+    objects: &BTreeMap<IpFamily, Tracker>,
+    service: &NamespacedName,
+) -> bool {
+    let is_alone = |rules: &FamilyRules| {
+        let Some((table, tracker)) = rules.proxy_table().zip(objects.get(&rules.family)) else { return false };
+        let snapshot = tracker.snapshot(settings.proxier.node_ip(rules.family, tracker.node()));
+        is_ours(table) && has_own_addresses(table, &snapshot, &|name| is_of(name, service))
+    };
+    rules.mode() == Some(NFTABLES) && rules.families.iter().all(is_alone)
 }
 
 impl NodeInspection {
@@ -218,10 +242,40 @@ impl NodeInspection {
     /// What differs from what should be; `None` without objects, or if the comparison failed, which is noted.
     #[must_use]
     pub fn differences(&mut self, focus: &Focus, views: &[ServicePortView]) -> Option<Vec<Difference>> {
-        self.compared(focus, views).unwrap_or_else(|why| {
+        let looked_up = self.look_up_elements(focus);
+        looked_up.and_then(|()| self.compared(focus, views)).unwrap_or_else(|why| {
             self.unread.push(Unread::new(COMPARISON, why));
             None
         })
+    }
+
+    /// Looks up the elements that the objects of one Service ask for: those of its endpoints are not read whole.
+    fn look_up_elements(&mut self, focus: &Focus) -> Result<(), String> {
+        if self.rules.mode() != Some(NFTABLES) || focus.service.is_none() {
+            return Ok(());
+        }
+        for at in 0..self.rules.families.len() {
+            let rules = &self.rules.families[at];
+            let tracker = self.objects.as_ref().and_then(|objects| objects.get(&rules.family));
+            let Some((table, tracker)) = rules.proxy_table().zip(tracker).filter(|(table, _)| is_ours(table)) else {
+                continue;
+            };
+            let ports = self.ports_of(rules.family, tracker, focus);
+            let snapshot = Snapshot { ports: &ports, ..self.snapshot(rules.family, tracker) };
+            let proxier = &self.settings.proxier;
+            let (family, addresses) = (rules.family, &rules.addresses);
+            let hashes = can_hash(family, &snapshot);
+            let found = nftables::look_up_expected(family, proxier, &snapshot, addresses, table, hashes)?;
+            self.rules.families[at].record(found);
+        }
+        Ok(())
+    }
+
+    /// The selected Service ports.
+    fn ports_of(&self, family: IpFamily, tracker: &Tracker, focus: &Focus) -> BTreeMap<ServicePortName, ServicePort> {
+        let snapshot = self.snapshot(family, tracker);
+        let selected = snapshot.ports.iter().filter(|(name, _)| focus.wants(Some(name)));
+        selected.map(|(name, port)| (name.clone(), port.clone())).collect()
     }
 
     fn compared(&self, focus: &Focus, views: &[ServicePortView]) -> Result<Option<Vec<Difference>>, String> {
@@ -278,7 +332,7 @@ impl NodeInspection {
         let snapshot = self.snapshot(family, tracker);
         let endpoints = |set: &str, key: &[u8]| endpoint_in(table?, set, key);
         let proxier = &self.settings.proxier;
-        let hashes = proxier::nftables::can_hash(&mut SystemNftables::default(), family, &snapshot);
+        let hashes = can_hash(family, &snapshot);
         let expected = proxier::nftables::expected(family, proxier, &snapshot, &rules.addresses, &endpoints, hashes);
         let mut found = match table.filter(|table| !is_ours(table)) {
             // Of another layout only what it does can be compared.
@@ -287,7 +341,11 @@ impl NodeInspection {
                 let world = TrafficSources { node: &node, pods: pods.as_ref() };
                 behaviour::differences(family, &expected, table, world, &|name| focus.wants_text(name))?
             }
-            None => table_differs(family, &expected, table),
+            None => {
+                let selects = |name: &str| focus.wants_text(name);
+                let selected = focus.service.as_ref().map(|_| &selects as &dyn Fn(&str) -> bool);
+                table_differs(family, &expected, table, selected)
+            }
         };
         if let Some(service) = &focus.service {
             // Rules common to all Services count for each; set elements without a Service do not.

@@ -77,28 +77,64 @@ fn asked(api: &ApiServer) -> Vec<String> {
     asked
 }
 
-#[test]
-fn dump_of_one_service_requests_only_its_objects() {
-    let node = Node::recorded(CASE, Flavour::Nft);
+/// The requests for the objects of [`SERVICE`] alone.
+const NARROW: [&str; 3] = [
+    "/api/v1/namespaces/default/services !service.kubernetes.io/service-proxy-name \
+     spec.clusterIP!=None,metadata.name=with-local",
+    "/api/v1/nodes  metadata.name=node-a",
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices \
+     !service.kubernetes.io/headless,kubernetes.io/service-name=with-local ",
+];
+
+/// An API server on the node, with its objects.
+fn serve(node: &Node) -> ApiServer {
     let listener = node.lab.node().enter(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
     let api = ApiServer::start_on(listener);
     let text = std::fs::read_to_string(&node.objects).expect("objects");
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
     objects.into_iter().filter(|object| object.is_object()).for_each(|object| _ = api.apply(object));
+    api
+}
+
+fn asked_for_all(api: &ApiServer) -> bool {
+    let all = "/api/v1/services !service.kubernetes.io/service-proxy-name spec.clusterIP!=None";
+    asked(api).iter().any(|request| request == all)
+}
+
+#[test]
+fn dump_of_one_service_in_nftables_mode_requests_only_its_objects() {
+    let node = Node::our_tables(CASE);
+    let api = serve(&node);
+    let words = format!("dump -o json --service {SERVICE}");
+    let dump = || json(&node.run_with_api(&words, &api.url()));
+    let shown = dump();
+    assert_eq!(shown["facts"]["mode"], "nftables");
+    assert_eq!((&shown["unread"], &shown["differences"]), (&Value::Array(vec![]), &Value::Array(vec![])), "{shown:#}");
+    assert_eq!(asked(&api), NARROW);
+    let whole = node.dump();
+    let services = whole["services"].as_array().expect("services").iter();
+    let ours: Vec<&Value> =
+        services.filter(|s| s["name"].as_str().is_some_and(|n| n.starts_with("default/with-local:"))).collect();
+    assert_eq!(shown["services"].as_array().expect("services").iter().collect::<Vec<_>>(), ours);
+    // Whether another Service has the address that is lost takes all objects to tell.
+    node.nft("delete element ip kube-proxy service-ips { 10.96.10.11 . tcp . 80 }\n");
+    let lost = dump();
+    assert!(asked_for_all(&api));
+    assert_eq!(differences(&lost), of(SERVICE, &differences(&node.dump())));
+    assert!(differences(&lost).iter().any(|d| d["kind"] == "missing_element"), "{lost:#}");
+}
+
+#[test]
+fn dump_of_one_service_requests_only_its_objects() {
+    let node = Node::recorded(CASE, Flavour::Nft);
+    let api = serve(&node);
     damage(&node, Flavour::Nft);
     let words = format!("dump -o json --service {SERVICE}");
     let dump = || json(&node.run_with_api(&words, &api.url()));
     let shown = dump();
     assert_eq!(shown["unread"], Value::Array(vec![]));
     assert_eq!(differences(&shown), of(SERVICE, &differences(&node.dump())));
-    let narrow = [
-        "/api/v1/namespaces/default/services !service.kubernetes.io/service-proxy-name \
-         spec.clusterIP!=None,metadata.name=with-local",
-        "/api/v1/nodes  metadata.name=node-a",
-        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices \
-         !service.kubernetes.io/headless,kubernetes.io/service-name=with-local ",
-    ];
-    assert_eq!(asked(&api), narrow);
+    assert_eq!(asked(&api), NARROW);
     // Of what goes to an address that two have, it takes both to tell.
     node.iptables(
         "-t nat -A KUBE-SERVICES -d 10.96.10.11 -p tcp --dport 80 -m comment --comment default/other -j KUBE-MARK-MASQ",
@@ -108,5 +144,5 @@ fn dump_of_one_service_requests_only_its_objects() {
     let all = ["/api/v1/services !service.kubernetes.io/service-proxy-name spec.clusterIP!=None"];
     let asked = asked(&api);
     assert!(all.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");
-    assert!(narrow.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");
+    assert!(NARROW.iter().all(|request| asked.iter().any(|one| one == request)), "{asked:#?}");
 }

@@ -77,11 +77,17 @@ pub fn is_ours(table: &Table) -> bool {
     table.sets.keys().any(|name| is_own_set(name)) && !table.chains.keys().any(|name| name.contains('/'))
 }
 
-/// Compares the tables. `None`: the table does not exist.
+/// Compares the tables. `None`: the table does not exist. Of elements, only those of selected Service ports are compared, or
+/// all without a selection.
 #[must_use]
-pub fn differences(family: IpFamily, expected: &Expected, found: Option<&Table>) -> Vec<Difference> {
+pub fn differences(
+    family: IpFamily,
+    expected: &Expected,
+    found: Option<&Table>,
+    selected: Option<&dyn Fn(&str) -> bool>,
+) -> Vec<Difference> {
     let id = TableId::of(family, TABLE);
-    let mut search = Search { family, id, owners: AddressOwners::of(family, expected), found: Vec::new() };
+    let mut search = Search { family, id, owners: AddressOwners::of(family, expected), selected, found: Vec::new() };
     let Some(found) = found else {
         search.note(DifferenceKind::MissingTable, "", None, None, None);
         return search.found;
@@ -142,10 +148,15 @@ struct Search<'a> {
     family: IpFamily,
     id: TableId,
     owners: AddressOwners<'a>,
+    selected: Option<&'a dyn Fn(&str) -> bool>,
     found: Vec<Difference>,
 }
 
 impl Search<'_> {
+    fn selects(&self, service: Option<&String>) -> bool {
+        self.selected.is_none_or(|selects| service.is_some_and(|name| selects(name)))
+    }
+
     fn note(
         &mut self,
         kind: DifferenceKind,
@@ -227,13 +238,16 @@ impl Search<'_> {
             let service = owner.as_ref().map(ToString::to_string);
             match held.get(&**key) {
                 Some(held) if is_as(held, wanted) => {}
+                _ if !self.selects(service.as_ref()) => {}
                 Some(held) => self.note(DifferenceKind::AlteredElement, name, should_be(wanted), is(held), service),
                 None => self.note(DifferenceKind::MissingElement, name, should_be(wanted), None, service),
             }
         }
         for held in found.elements.iter().filter(|held| !expected.elements.contains_key(&held.key)) {
             let service = self.owners.of_element(name, held);
-            self.note(DifferenceKind::UnexpectedElement, name, None, is(held), service);
+            if self.selects(service.as_ref()) {
+                self.note(DifferenceKind::UnexpectedElement, name, None, is(held), service);
+            }
         }
     }
 }

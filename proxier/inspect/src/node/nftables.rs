@@ -2,21 +2,23 @@
 //!
 //! Elements of sets of other programs are not read: there may be millions.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use netfilter::IpFamily;
 use netfilter::kernel::nftables::NftError;
 use netfilter::kernel::nftables::OtherChain;
 use netfilter::kernel::node::Link;
 use netfilter::kernel::{NftReader, has_table, node};
-use netfilter::nft::ruleset::{Ruleset, Set, Table, TableId, UnreadPart};
+use netfilter::nft::ruleset::{Element, ElementLookup, Ruleset, Set, Table, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Expression, Key, Name};
-use proxier::model::{NamespacedName, Protocol, ServicePortName};
-use proxier::nftables::{TABLE, is_kube_proxy};
+use proxier::model::{Config, NamespacedName, Protocol, ServicePortName, Snapshot};
+use proxier::nftables::{TABLE, expected, is_kube_proxy, place_of};
 
 use super::{Unread, is_of};
-use crate::services::{owner_in_table, unread_elements};
+use crate::drift::nftables::is_ours;
+use crate::services::{endpoint_of, owner_in_table, unread_elements};
 use crate::walk::UnfollowedRules;
 
 /// Lists tables and chains; none if they cannot be listed, which is noted. `is_complete`: with all chains, those of Service
@@ -38,7 +40,7 @@ pub struct Wanted<'a> {
     /// Only this Service: the sets that only chains of others use are left out, because the real one has one for each
     /// Service.
     pub service: Option<&'a NamespacedName>,
-    /// Whether the table is compared with objects, which takes all elements of the common sets.
+    /// Whether the table is compared with objects, which takes all elements of the common sets of upstream's layout.
     pub is_compared: bool,
 }
 
@@ -134,17 +136,32 @@ fn fill(
         return;
     }
     let used = service.map(|service| sets_of(table, service));
-    let by_key = service.filter(|_| !is_compared);
-    // Maps to endpoints have an element for each endpoint of all Services.
-    let leads_to_data = |set: &Set| set.value.as_ref().is_some_and(|value| !value.is_empty());
+    // Upstream's table is compared by what it does, and of ours the elements that objects ask for are looked up later.
+    let by_key = service.filter(|_| !is_compared || is_ours(table));
+    let family = reader.family();
+    let is_skipped = |name: &Name, set: &Set| match is_compared {
+        true => has_element_for_each_endpoint(family, name, set),
+        false => leads_to_data(set),
+    };
     let is_read = |name: &Name, set: &Set| match set.is_anonymous() {
         true => used.as_ref().is_none_or(|used| used.contains(name)),
-        false => by_key.is_none() || set.is_interval() || !leads_to_data(set),
+        false => by_key.is_none() || set.is_interval() || !is_skipped(name, set),
     };
     reader.read_elements(id, table, &is_read, &mut note);
     if let Some(service) = by_key {
         look_up(reader, id, table, service, &mut note);
     }
+}
+
+fn leads_to_data(set: &Set) -> bool {
+    set.value.as_ref().is_some_and(|value| !value.is_empty())
+}
+
+/// Whether a map of our layout has an element for each endpoint of all Services: there may be a hundred thousand.
+#[must_use]
+pub fn has_element_for_each_endpoint(family: IpFamily, name: &str, set: &Set) -> bool {
+    let is_longer = |(_, destination): (_, usize)| set.key_length() > destination;
+    leads_to_data(set) && !set.is_interval() && place_of(family, name).is_some_and(is_longer)
 }
 
 /// Looks up the elements that packets to a Service are looked up by.
@@ -171,6 +188,72 @@ fn look_up(
             }
             tried.insert((name, key));
         }
+    }
+}
+
+/// Looks up the elements of a table in our layout that these Service ports should have or have, where they were not read: by
+/// the keys of the endpoints that they should have, and of numbers up to a gap. `hashes`: as for [`expected`].
+///
+/// # Errors
+/// If an element could not be looked up.
+pub fn look_up_expected(
+    family: IpFamily,
+    config: &Config,
+    snapshot: &Snapshot<'_>,
+    addresses: &[IpAddr],
+    table: &Table,
+    hashes: bool,
+) -> Result<LookedUp, String> {
+    let lookups = ElementLookups::new(family, table);
+    let endpoints = |set: &str, key: &[u8]| endpoint_of(&lookups.element(set, key)?);
+    let expected = expected(family, config, snapshot, addresses, &endpoints, hashes);
+    for (set, wanted) in &expected.sets {
+        wanted.elements.keys().for_each(|key| _ = lookups.element(set, key));
+    }
+    lookups.finish()
+}
+
+/// Looks up elements of a table that were not read whole, each once.
+struct ElementLookups<'a> {
+    id: TableId,
+    table: &'a Table,
+    reader: RefCell<NftReader>,
+    found: RefCell<LookedUp>,
+    failure: RefCell<Option<String>>,
+}
+
+/// Elements by set and key; `None`: there is none.
+pub type LookedUp = BTreeMap<(Name, Bytes), Option<Element>>;
+
+impl<'a> ElementLookups<'a> {
+    fn new(family: IpFamily, table: &'a Table) -> Self {
+        let (reader, id) = (RefCell::new(NftReader::new(family)), TableId::of(family, TABLE));
+        Self { id, table, reader, found: RefCell::default(), failure: RefCell::default() }
+    }
+
+    /// The element of a key, as read or from the kernel.
+    fn element(&self, set: &str, key: &[u8]) -> Option<Element> {
+        let (name, held) = self.table.sets.get_key_value(set)?;
+        match held.find(key) {
+            ElementLookup::Present(element) => return Some(element.clone()),
+            ElementLookup::Absent => return None,
+            ElementLookup::Unread => {}
+        }
+        let at = (name.clone(), key.into());
+        if let Some(known) = self.found.borrow().get(&at) {
+            return known.clone();
+        }
+        let read = self.reader.borrow_mut().element(&self.id, set, key).unwrap_or_else(|error| {
+            *self.failure.borrow_mut() = Some(format!("set {set} of table {}: {error}", self.id));
+            None
+        });
+        self.found.borrow_mut().insert(at, read.clone());
+        read
+    }
+
+    /// What was looked up in the kernel.
+    fn finish(self) -> Result<LookedUp, String> {
+        self.failure.into_inner().map_or(Ok(self.found.into_inner()), Err)
     }
 }
 

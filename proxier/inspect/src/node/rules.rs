@@ -295,6 +295,17 @@ impl FamilyRules {
         proxy_table(&self.nftables)
     }
 
+    /// Adds elements of the kube-proxy's table that were looked up.
+    pub fn record(&mut self, found: nftables::LookedUp) {
+        let table = self.nftables.tables.get_mut(&nft::TableId::of(self.family, TABLE));
+        let Some(table) = table else { return };
+        for ((set, key), element) in found {
+            if let Some(set) = table.sets.get_mut(&set) {
+                set.elements.record(&key, element);
+            }
+        }
+    }
+
     /// An address of the node that serves node ports; in nftables mode one that the table lists, if it lists any.
     #[must_use]
     pub fn node_port_ip(&self) -> Option<IpAddr> {

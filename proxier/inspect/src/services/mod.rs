@@ -22,8 +22,8 @@ pub use iptables::{
 };
 pub use ipvs::{BY_SOURCE, note_draining, read as from_ipvs, shares};
 pub use nftables::{
-    endpoint_in, node_port_ips, owner as owner_in_table, read as from_nftables, unread_elements,
-    unused_chains as unused_chains_of_table,
+    endpoint_in, endpoint_of, has_own_addresses, node_port_ips, owner as owner_in_table, read as from_nftables,
+    unread_elements, unused_chains as unused_chains_of_table,
 };
 pub(super) use state::owners;
 pub use state::{add_health_checks, add_model};

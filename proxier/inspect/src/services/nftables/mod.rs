@@ -157,6 +157,20 @@ pub fn read(
     views.into_values().map(PortReader::finish).collect()
 }
 
+/// Whether the addresses and node ports of selected Service ports in the table are exactly those that the objects ask for.
+///
+/// Then no other Service port has one of them, and what the objects ask for does not depend on others: of those that claim an
+/// address, the first by name owns it. A name that is cut in the table is not recognized.
+#[must_use]
+pub fn has_own_addresses(table: &Table, snapshot: &Snapshot<'_>, wanted: &dyn Fn(&str) -> bool) -> bool {
+    let held = entries(table).into_iter().filter(|(_, entry)| name_of(entry).is_some_and(|name| wanted(&name)));
+    let held: BTreeSet<Destination> = held.map(|(to, _)| to).collect();
+    let claims = AddressOwners::of(snapshot).by_destination.into_iter();
+    let claimed: BTreeSet<Destination> =
+        claims.filter(|(_, (name, _))| wanted(&name.to_string())).map(|(to, _)| to).collect();
+    held == claimed
+}
+
 /// The elements that were not read and that packets to the Service ports of these names are looked up by.
 ///
 /// Reading them may show more: a chain that an element leads to is followed then.
@@ -268,6 +282,12 @@ pub fn endpoint_in(table: &Table, set: &str, key: &[u8]) -> Option<std::net::Soc
         ElementLookup::Present(element) => dispatch::endpoint(element),
         ElementLookup::Absent | ElementLookup::Unread => None,
     }
+}
+
+/// The endpoint that an element of a map leads to.
+#[must_use]
+pub fn endpoint_of(element: &Element) -> Option<std::net::SocketAddr> {
+    dispatch::endpoint(element)
 }
 
 /// Chains without references from rules or map elements.
