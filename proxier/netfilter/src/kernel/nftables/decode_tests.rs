@@ -6,7 +6,6 @@ use proptest::prelude::*;
 
 use super::super::decode_ruleset;
 use super::super::encode::requests;
-use super::super::uapi::*;
 use super::*;
 use crate::IpFamily;
 use crate::kernel::netlink::{Request, fuzz};
