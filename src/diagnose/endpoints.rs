@@ -78,19 +78,20 @@ impl Endpoints {
             Listening::NotFound if by_default => findings.extend(of.not_found(facts, true)),
             Listening::Unknown(_) if by_default => findings.extend(of.not_found(facts, false)),
             Listening::NotFound if is_here(endpoint) => {
-                self.note(to, "no network namespace that is visible here has its address");
+                self.assume(to, "no network namespace that is visible here has its address");
             }
             Listening::NotFound => {}
             Listening::Unknown(why) if is_of_node || may_be_here(endpoint, to.ip(), (route.as_ref(), facts)) => {
-                self.note(to, why);
+                self.assume(to, &why);
             }
             Listening::Unknown(_) => {}
         }
         findings
     }
 
-    fn note(&mut self, to: SocketAddr, why: impl Into<String>) {
-        self.unread.insert(format!("the sockets of endpoint {to}"), why.into());
+    /// Assumes that a process listens at an endpoint whose sockets cannot be seen from here, as from kube-proxy's container.
+    fn assume(&mut self, to: SocketAddr, why: &str) {
+        self.assumed.insert(format!("a process listens at endpoint {to}, whose sockets were not read: {why}"));
     }
 
     fn neighbour(&mut self, ip: IpAddr) -> Option<(NextHop, Neighbour)> {

@@ -207,7 +207,7 @@ fn endpoint_of_the_node_itself_is_read_in_its_own_namespace() {
 }
 
 #[test]
-fn without_rights_sockets_are_not_read_and_nothing_is_certain() {
+fn without_rights_listeners_are_assumed() {
     let service = Service::new("web", 20).target_port(9090).endpoints([ready(POD_5), ready(POD_6)]);
     let cluster = cluster(MODES[2], std::slice::from_ref(&service));
     // What a container with the rights of kube-proxy has.
@@ -216,11 +216,9 @@ fn without_rights_sockets_are_not_read_and_nothing_is_certain() {
     );
     let output = cluster.node().try_run(&line);
     let said = printed(&output);
-    assert_eq!(output.status.code(), Some(2), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(
-        said.contains("could not read the sockets of endpoint 10.244.1.5:9090") && !said.contains("CAUSE"),
-        "{said}"
-    );
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let assumed = "Assumed: a process listens at endpoint 10.244.1.5:9090, whose sockets were not read:";
+    assert!(said.contains(assumed) && !said.contains("CAUSE"), "{said}");
 }
 
 #[test]
