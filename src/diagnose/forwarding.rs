@@ -44,6 +44,9 @@ pub fn stopped(facts: &Facts, branch: &Branch, origin: &Origin) -> Option<Findin
     let unrouted = branch.unrouted.as_ref().filter(|unrouted| is_off(unrouted))?;
     let Origin::Interface(name) = origin else { return None };
     let family = IpFamily::of(&unrouted.to.ip());
+    if !has_address(facts, family) {
+        return None;
+    }
     let finding = all(facts, family).unwrap_or_else(|| {
         let setting = format!("net/{}/conf/{name}/forwarding", if family == IpFamily::V4 { "ipv4" } else { "ipv6" });
         Finding::certain(

@@ -281,10 +281,10 @@ fn a_full_conntrack_table_is_named() {
 
 #[test]
 fn causes_in_the_node_are_named() {
-    of_each_mode("003-clusterip-1-endpoint").iter().for_each(causes_in_the_node);
+    of_each_mode("003-clusterip-1-endpoint").iter_mut().for_each(causes_in_the_node);
 }
 
-fn causes_in_the_node(node: &Node) {
+fn causes_in_the_node(node: &mut Node) {
     let service = "default/local";
     node.sysctl("net/ipv4/ip_forward", 0);
     assert_eq!(causes(node, service), ["ip-forward-off"]);
@@ -305,6 +305,7 @@ fn causes_in_the_node(node: &Node) {
     node.sysctl("net/ipv4/conf/all/rp_filter", 0);
     assert_eq!(causes(node, service), [""; 0]);
     // A bridge with a pod on it, as the endpoint is on this node.
+    node.lab.remove_pods();
     let pod = Netns::new();
     node.lab.node().run("ip link add cbr0 type bridge");
     golden::netns::veth(node.lab.node(), "pod5", &pod, "eth0");

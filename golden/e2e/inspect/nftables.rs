@@ -211,7 +211,10 @@ fn causes_in_the_rules_are_named() {
                   ip saddr { 10.0.0.0/8, 192.168.0.0/16 } accept\n}\n}\n";
     altered(ranges, "203.0.113.11:80 --from outside", &[]);
     altered(&ranges.replace("accept", "drop"), "203.0.113.11:80 --from 192.168.50.77", &["refused-by-others"]);
-    altered(&ranges.replace("accept", "drop"), "203.0.113.11:80 --from outside", &[]);
+    // It takes the endpoint's replies for packets from a pod.
+    altered(&ranges.replace("accept", "drop"), "203.0.113.11:80 --from outside", &["reply-refused"]);
+    let new = ranges.replace("ip saddr", "ct state new ip saddr").replace("accept", "drop");
+    altered(&new, "203.0.113.11:80 --from outside", &[]);
     let node = Node::our_tables(LOCAL);
     node.nft("flush chain ip kube-proxy nat-prerouting\n");
     assert_eq!(causes(&node, "default/with-local")[0], "rules-altered");

@@ -9,7 +9,7 @@ use netfilter::nft::ruleset;
 use netfilter::nft::{Bytes, Chain, ChainType, Element, Hook, Key, Name, Rule, Set};
 
 use super::chain_counts::ChainRefCounts;
-use super::names::{self, Policy, SetId, SharedChain, TABLE_COMMENT, VipOrNodePort};
+use super::names::{self, PacketOrigin, Policy, SetId, SharedChain, TABLE_COMMENT, VipOrNodePort};
 use super::numbers::NumberedEndpoints;
 use super::owners::AddressOwners;
 use super::plan::SetDefinitions;
@@ -104,6 +104,12 @@ pub fn is_kube_proxy(table: &ruleset::Table, id: &ruleset::TableId) -> bool {
 pub fn is_always_there(chain: &str) -> bool {
     let is_balance = |balance| SharedChain::Balance(balance).to_string() == chain;
     names::ALWAYS.into_iter().any(is_balance) || names::is_localhost_reject(chain)
+}
+
+/// Whether a base chain exists only while some Service port has source ranges.
+#[must_use]
+pub fn checks_source_ranges(chain: &str) -> bool {
+    PacketOrigin::ALL.into_iter().any(|origin| SharedChain::SourceRanges(origin).to_string() == chain)
 }
 
 /// Whether only this layout has a set of that name, not upstream's.

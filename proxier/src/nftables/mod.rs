@@ -34,8 +34,8 @@ use netfilter::kernel::{Host, cpu_time};
 
 pub use self::cleanup::cleanup;
 pub use self::expected::{
-    EndpointLookup, Expected, ExpectedChain, ExpectedElement, ExpectedSet, expected, is_always_there, is_kube_proxy,
-    is_own_set, place_of,
+    EndpointLookup, Expected, ExpectedChain, ExpectedElement, ExpectedSet, checks_source_ranges, expected,
+    is_always_there, is_kube_proxy, is_own_set, place_of,
 };
 pub use self::features::{FeatureError, can_hash, check, check_release};
 pub use self::localhost::rejected_localhost_packets;

@@ -13,7 +13,9 @@ use netfilter::nft::{BaseChain, Element, Expression, Field, Name, Rule, Set};
 use super::{Difference, DifferenceKind};
 use crate::similarity::{RuleText, aligned, best_pairs};
 use proxier::model::ServicePortName;
-use proxier::nftables::{Expected, ExpectedChain, ExpectedSet, TABLE, VipOrNodePort, is_own_set, place_of};
+use proxier::nftables::{
+    Expected, ExpectedChain, ExpectedSet, TABLE, VipOrNodePort, checks_source_ranges, is_own_set, place_of,
+};
 
 /// A rule, and how nft prints it.
 #[derive(Clone, Debug)]
@@ -101,8 +103,9 @@ pub fn differences(
         search.chain(name, chain, found);
     }
     for (name, chain) in found.chains.iter().filter(|(name, _)| !expected.chains.contains_key(*name)) {
-        // Other chains need a jump, and that jump is already a difference.
-        if let Some(base) = &chain.base {
+        // Other chains need a jump, and that jump is already a difference. Some may be of Service ports that are not selected.
+        let may_be_of_others = selected.is_some() && checks_source_ranges(name);
+        if let Some(base) = chain.base.as_ref().filter(|_| !may_be_of_others) {
             search.note(DifferenceKind::UnexpectedChain, name, None, Some(base.to_string()), None);
         }
     }
