@@ -312,6 +312,7 @@ fn causes_in_the_node(node: &mut Node) {
     node.lab.node().run("ip link set pod5 master cbr0");
     node.lab.node().run("ip link set cbr0 up");
     node.lab.node().run("ip addr add 10.244.1.1/24 dev cbr0");
+    node.lab.node().run("ip addr add fd00:10:244:1::1/64 dev cbr0 nodad");
     node.sysctl("net/bridge/bridge-nf-call-iptables", 0);
     assert_eq!(causes(node, service), ["bridge-netfilter-off", "hairpin?"]);
     node.sysctl("net/bridge/bridge-nf-call-iptables", 1);
