@@ -37,12 +37,12 @@ impl World {
         let node = Node::new(BINARY);
         std::fs::create_dir(node.dir().join("objects")).expect("a folder");
         let world = Self { node };
-        world.leads_to("10.244.2.5");
+        world.set_endpoint("10.244.2.5");
         world
     }
 
     /// Sets the endpoint of `web`, also in a running proxy.
-    fn leads_to(&self, pod: &str) {
+    fn set_endpoint(&self, pod: &str) {
         let objects = [self::node(NAME, "zone-a"), service("web", "10.96.0.10"), slice("web-1", "web", &[pod])];
         let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
         replace(&self.objects().join("all.yaml"), &text);
@@ -62,8 +62,8 @@ impl World {
 
     /// Waits until `web` has this endpoint.
     #[track_caller]
-    fn until_leads(&self, pod: &str) {
-        self.node.until_leads("default/web:http", &[&format!("{pod}:8080")]);
+    fn until_endpoint(&self, pod: &str) {
+        self.node.until_endpoints("default/web:http", &[&format!("{pod}:8080")]);
     }
 }
 

@@ -43,7 +43,7 @@ impl World {
 
     /// Waits until the Service is programmed and each working family has finished a sync.
     fn settled(&self) {
-        self.node.until_leads(WEB, &["10.244.2.5:8080"]);
+        self.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
         self.node.until("all families were synced", || {
             self.node.metric("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds") > 0.0
                 && self.node.samples("kubeproxy_sync_proxy_rules_last_timestamp_seconds")

@@ -65,7 +65,7 @@ impl World {
     fn leads(&self, service: &str, pods: &[&str]) {
         let wanted: Vec<String> = pods.iter().map(|pod| format!("{pod}:8080")).collect();
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.node.until_leads(&format!("default/{service}:http"), &wanted);
+        self.node.until_endpoints(&format!("default/{service}:http"), &wanted);
     }
 
     /// Proves that edits still count: another pod appears behind `web`, and in time.

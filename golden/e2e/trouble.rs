@@ -37,13 +37,13 @@ impl World {
 
     fn start(&mut self) {
         self.node.start_by(self.starter, &["--master", &self.api.url(), "--iptables-min-sync-period=0s"]);
-        self.node.until_leads(WEB, &["10.244.2.5:8080"]);
+        self.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     }
 
     /// Proves that changes are synced: another pod appears behind `web`.
     fn works(&self, pod: &str) {
         self.api.apply(slice("web-1", "web", &[pod]));
-        self.node.until_leads(WEB, &[&format!("{pod}:8080")]);
+        self.node.until_endpoints(WEB, &[&format!("{pod}:8080")]);
     }
 
     /// Takes a port on all addresses of the node.

@@ -82,7 +82,7 @@ impl World {
 
     /// Waits until the rules send `web` to its first endpoints and both families were synced.
     fn settled(&self) {
-        self.node.until_leads(WEB, &PODS);
+        self.node.until_endpoints(WEB, &PODS);
         self.node.until_health("/healthz", 200);
         self.node.until("both families were synced", || self.syncs() >= 2.0);
     }
@@ -112,6 +112,6 @@ impl World {
     fn works(&self, name: &str) {
         self.api.apply(service(name, "10.96.0.99"));
         self.api.apply(slice(&format!("{name}-1"), name, &["10.244.2.99"]));
-        self.node.until_leads(&format!("default/{name}:http"), &["10.244.2.99:8080"]);
+        self.node.until_endpoints(&format!("default/{name}:http"), &["10.244.2.99:8080"]);
     }
 }

@@ -244,7 +244,7 @@ impl Node {
     /// # Panics
     /// At the timeout.
     #[track_caller]
-    pub fn until_leads(&self, service_port: &str, wanted: &[&str]) {
+    pub fn until_endpoints(&self, service_port: &str, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|&address| address.to_owned()).collect();
         self.until(&format!("{service_port} has endpoints {wanted:?}"), || self.endpoints(service_port) == wanted);
     }

@@ -23,7 +23,7 @@ pub fn is_off(unrouted: &Unrouted) -> bool {
 /// forwarded, nor without an address of the family.
 pub fn of_node(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
     let used = |family: IpFamily| {
-        let has_endpoints = |view: &ServicePortView| view.family == family.name() && super::leads_somewhere(view);
+        let has_endpoints = |view: &ServicePortView| view.family == family.name() && super::has_used_endpoints(view);
         views.iter().any(has_endpoints) && has_address(facts, family)
     };
     SWITCHES.into_iter().filter(|(family, _)| used(*family)).filter_map(|(family, _)| all(facts, family)).collect()

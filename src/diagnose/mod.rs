@@ -380,6 +380,6 @@ fn owner_by_objects(seen: &NodeInspection, asked: &TargetAddress) -> Option<Name
 }
 
 /// Whether a Service port has an endpoint that gets traffic.
-fn leads_somewhere(view: &ServicePortView) -> bool {
+fn has_used_endpoints(view: &ServicePortView) -> bool {
     view.endpoints.iter().any(proxier_inspect::services::EndpointView::used)
 }

@@ -52,7 +52,7 @@ pub fn of(seen: &NodeInspection) -> Vec<Finding> {
     for family in rules.families.iter().filter(|family| family.ruleset.chain("nat", "KUBE-SERVICES").is_some()) {
         for hook in ENTRANCES {
             let rules = family.ruleset.chain("nat", hook).map(|chain| chain.rules.as_slice()).unwrap_or_default();
-            if !rules.iter().any(|rule| rule.leads_to() == Some("KUBE-SERVICES")) {
+            if !rules.iter().any(|rule| rule.jump_target() == Some("KUBE-SERVICES")) {
                 findings.push(Finding::certain(
                     Cause::RulesAltered,
                     format!("{}: no rule of nat {hook} jumps to KUBE-SERVICES: packets do not meet the rules", family.family),

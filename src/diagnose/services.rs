@@ -166,7 +166,7 @@ pub fn of(view: &ServicePortView, asked: Option<&TargetAddress>) -> Vec<Finding>
     if exist == 0 && (rejected || view.known) {
         findings.push(no_endpoints(view, exist == 0 && !view.endpoints.is_empty()));
     } else if view.known
-        && !super::leads_somewhere(view)
+        && !super::has_used_endpoints(view)
         && view.endpoints.iter().filter(|endpoint| endpoint.exists()).all(unusable)
     {
         let count = exist;

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::source::FamilySenders;
 
 /// How long a proxier may be busy with something else.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where to ask.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ impl Model {
     /// If no proxier runs, the first lists are incomplete, or there are too many Service ports.
     pub fn copy(&self, extent: &CopyRequest) -> Result<BTreeMap<IpFamily, Tracker>, NoModel> {
         let families = self.0.get().and_then(Weak::upgrade).ok_or(NoModel::Absent)?;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + BUSY_TIMEOUT;
         let mut answers = Vec::new();
         for family in families.known() {
             let (answer, copy) = channel();
@@ -71,7 +71,7 @@ pub enum NoModel {
     #[error("the proxy is about to start, or to end")]
     Absent,
     /// It does not answer.
-    #[error("the proxy of {0} was busy for {PATIENCE:?}")]
+    #[error("the proxy of {0} was busy for {BUSY_TIMEOUT:?}")]
     Busy(IpFamily),
     /// It does not know everything yet.
     #[error("Services and EndpointSlices were not all listed yet: the log says what they wait for")]

@@ -13,7 +13,7 @@ use super::*;
 use crate::metrics::Metrics;
 
 const NODE_PORT: u16 = 30080;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: LocalhostLimits = LocalhostLimits { sockets: 30, listeners: 10, pipes: 4 };
 
 /// The proxy on a thread of the namespace, which applies reports and says how many listeners are open then.
@@ -46,7 +46,7 @@ impl Proxy {
 
     fn report(&self, family: IpFamily, report: LocalhostPorts) -> usize {
         self.reports.send((family, report)).expect("the proxy runs");
-        self.done.recv_timeout(PATIENCE).expect("the proxy answers")
+        self.done.recv_timeout(TIMEOUT).expect("the proxy answers")
     }
 
     fn shows(&self, line: &str) -> bool {
@@ -112,8 +112,8 @@ fn echo(mut client: TcpStream) {
 
 fn connect(family: IpFamily) -> io::Result<TcpStream> {
     let address = SocketAddr::new(family.localhost(), NODE_PORT);
-    let client = TcpStream::connect_timeout(&address, PATIENCE)?;
-    client.set_read_timeout(Some(PATIENCE))?;
+    let client = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    client.set_read_timeout(Some(TIMEOUT))?;
     Ok(client)
 }
 
@@ -163,7 +163,7 @@ fn a_port_that_is_closed_may_be_opened_again_at_once() {
         for report in [back(), gone(), back(), gone(), back()] {
             proxy.reports.send((family, report)).expect("the proxy runs");
         }
-        let open: Vec<usize> = (0..5).map(|_| proxy.done.recv_timeout(PATIENCE).expect("an answer")).collect();
+        let open: Vec<usize> = (0..5).map(|_| proxy.done.recv_timeout(TIMEOUT).expect("an answer")).collect();
         assert_eq!(open, [1, 0, 1, 0, 1]);
         talks(&mut connect(family).expect("served")).expect("an echo");
     });
@@ -215,7 +215,7 @@ fn a_side_that_has_closed_its_direction_still_gets_the_other() {
         client.read_to_string(&mut answer).expect("the greeting and the end");
         client.write_all(b"still here").expect("written");
         drop(client);
-        assert_eq!((&*answer, &*hears.recv_timeout(PATIENCE).expect("heard")), ("bye", "still here"));
+        assert_eq!((&*answer, &*hears.recv_timeout(TIMEOUT).expect("heard")), ("bye", "still here"));
     });
 }
 
@@ -340,7 +340,7 @@ fn a_peer_that_vanishes_ends_the_connection_of_the_other() {
         client.read_exact(&mut [0; 5]).expect("an echo");
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("set");
         drop(client);
-        assert!(is_closed.recv_timeout(PATIENCE).expect("noticed"), "the client has vanished");
+        assert!(is_closed.recv_timeout(TIMEOUT).expect("noticed"), "the client has vanished");
     });
 }
 
@@ -359,7 +359,7 @@ fn beyond_the_limit_clients_wait_in_the_kernels_queue_until_a_connection_ends() 
         assert!(talks(&mut clients[3]).is_err(), "waits");
         assert_eq!(not_accepted(), 2, "they take no descriptor of the proxy");
         drop(clients.drain(..2));
-        clients[1].set_read_timeout(Some(PATIENCE)).expect("set");
+        clients[1].set_read_timeout(Some(TIMEOUT)).expect("set");
         let mut answer = [0; 6];
         clients[1].read_exact(&mut answer).expect("the echo of what was written before");
         talks(&mut clients[0]).expect("an echo");

@@ -81,7 +81,7 @@ fn may_refuse(ruleset: &Ruleset) -> bool {
     let forward = |table| ruleset.chain(table, "FORWARD");
     ["mangle", "filter", "security"].into_iter().filter_map(forward).any(|chain| {
         let drops = chain.policy == Some(proxier_inspect::rules::Policy::Drop);
-        drops || chain.rules.iter().any(|rule| !rule.leads_to().is_some_and(super::node::is_of_proxy))
+        drops || chain.rules.iter().any(|rule| !rule.jump_target().is_some_and(super::node::is_of_proxy))
     })
 }
 

@@ -127,7 +127,7 @@ const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTRO
 /// have a comment that begins with `kubernetes`, in every mode and version.
 fn is_foreign_jump(chain: &str, rule: &Rule) -> bool {
     let is_own = BUILT_IN.contains(&chain) && rule.text.contains("--comment \"kubernetes ");
-    !is_own && rule.leads_to().is_some_and(is_of_proxy)
+    !is_own && rule.jump_target().is_some_and(is_of_proxy)
 }
 
 /// The same from base chains that other programs put into tables of iptables, which iptables does not show.
@@ -138,7 +138,7 @@ fn foreign_base_jumps(tables: &nft::Ruleset) -> Vec<String> {
         let foreign = |(name, chain): &(&Name, &nft::Chain)| chain.base.is_some() && !chain.is_of_iptables(name);
         for (name, chain) in table.chains.iter().filter(foreign) {
             let rules = chain.rules.iter().flatten();
-            let leading = rules.filter(|rule| rule.leads_to().is_some_and(|to| is_of_proxy(to)));
+            let leading = rules.filter(|rule| rule.jump_target().is_some_and(|to| is_of_proxy(to)));
             found.extend(leading.map(|rule| format!("{id} {name}: {}", rule.text(id, table))));
         }
     }

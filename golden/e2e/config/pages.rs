@@ -9,7 +9,7 @@ fn pages_show_the_files_values_and_the_flags() {
     std::fs::write(&path, format!("{HEAD}clusterCIDR: 10.0.0.0/8\noomScoreAdj: -1\nnodePortAddresses: [primary]\n"))
         .expect("a configuration");
     world.start(&["--config", &path.to_string_lossy(), "--cluster-cidr=11.0.0.0/8", "-v1"]);
-    world.until_leads("10.244.2.5");
+    world.until_endpoint("10.244.2.5");
 
     let (status, configz) = world.node.page("/configz").expect("an answer");
     assert_eq!(status, 200);
@@ -41,7 +41,7 @@ fn empty_bind_address_serves_no_page() {
     for off in [["--healthz-bind-address=", "--metrics-bind-address="], ["--healthz-port=0", "--metrics-port=0"]] {
         let mut world = World::new();
         world.start(&off);
-        world.until_leads("10.244.2.5");
+        world.until_endpoint("10.244.2.5");
         assert_eq!((world.node.health("/healthz"), world.node.page("/metrics")), (None, None), "{off:?}");
     }
 }
@@ -54,7 +54,7 @@ fn empty_bind_address_in_a_file_and_gates_disable_pages() {
     std::fs::write(&path, format!("{HEAD}healthzBindAddress: \"0\"\nenableProfiling: true\n{gates}"))
         .expect("a configuration");
     world.start(&["--config", &path.to_string_lossy()]);
-    world.until_leads("10.244.2.5");
+    world.until_endpoint("10.244.2.5");
     assert_eq!(world.node.health("/healthz"), None);
     for (page, status) in [("/flagz", 404), ("/statusz", 404), ("/debug/flags/v", 406)] {
         assert_eq!(world.node.page(page).map(|(status, _)| status), Some(status), "{page}");

@@ -13,7 +13,7 @@ const UPDATED: &str = "content of the proxy server's configuration file was upda
 fn running(config: &Path) -> World {
     let mut world = World::new();
     world.start(&["--config", &config.to_string_lossy()]);
-    world.until_leads("10.244.2.5");
+    world.until_endpoint("10.244.2.5");
     world
 }
 
@@ -22,7 +22,7 @@ fn ends(mut world: World) {
     let status = world.node.wait();
     assert_eq!(status.code(), Some(1), "{}", world.node.log());
     world.node.until_logged(&[UPDATED]);
-    world.until_leads("10.244.2.5");
+    world.until_endpoint("10.244.2.5");
 }
 
 fn folder(name: &str) -> std::path::PathBuf {
@@ -87,7 +87,7 @@ fn a_pipe_is_read_once() {
     let shell = format!("mkfifo {pipe}; cat {} >{pipe} & exec \"$@\"", path.display());
     let arguments = [format!("--config={pipe}"), format!("--objects={}", world.objects().display())];
     world.node.start_by(&["sh", "-c", &shell, "sh"], &arguments.each_ref().map(String::as_str));
-    world.until_leads("10.244.2.5");
+    world.until_endpoint("10.244.2.5");
     world.node.until_logged(&["pipe: not a regular file"]);
 }
 
@@ -102,8 +102,8 @@ fn new_mtime_mode_or_equal_content_does_not_end_the_proxy() {
     replace(&path, &config("30s"));
     // That takes longer than to look at a file.
     for pod in ["10.244.2.6", "10.244.2.7", "10.244.2.5"] {
-        world.leads_to(pod);
-        world.until_leads(pod);
+        world.set_endpoint(pod);
+        world.until_endpoint(pod);
     }
     assert!(!world.node.log().contains(UPDATED), "{}", world.node.log());
     // It was watched all the time.

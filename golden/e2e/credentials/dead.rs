@@ -29,7 +29,7 @@ fn an_http2_server_that_answers_no_ping_is_left_within_45_seconds() {
     let seen = Arc::new(ProxyRecord::default());
     let url = world.http2(&seen);
     world.start(&url, "certificate-authority: ca.crt", "");
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     seen.freeze();
     noticed(&world);
     assert_eq!(seen.connections.load(Ordering::SeqCst), 2);
@@ -40,7 +40,7 @@ fn an_http1_connection_whose_packets_are_dropped_is_left_within_45_seconds() {
     let mut world = World::new();
     let front = world.front(None);
     world.start(&front.url(), "certificate-authority: ca.crt", "");
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     for client in front.peers() {
         world.node.netns().run(&format!("iptables -w -I INPUT -p tcp --sport {} -j DROP", client.port()));
         world.node.netns().run(&format!("iptables -w -I INPUT -p tcp --dport {} -j DROP", client.port()));

@@ -42,7 +42,7 @@ fn a_token_is_issued_anew_after_a_refusal() {
     world.status(&serde_json::json!({"token": "first"}));
     world.api.require_token(Some("first"));
     world.start(&front.url(), CA, EXEC);
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     let asked = std::fs::read_to_string(world.node.dir().join("asked")).expect("the plugin ran");
     let server = format!("\"server\":\"{}\"", front.url());
     for part in ["a b s {", "ExecCredential", "\"interactive\":false", "certificate-authority-data", &server] {
@@ -68,7 +68,7 @@ fn a_certificate_is_issued_and_replaced_before_it_ends() {
     };
     world.status(&status("one", "2020-01-01T00:00:00Z"));
     world.start(&front.url(), CA, EXEC);
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     world.status(&status("two", "2199-01-01T00:00:00Z"));
     world.node.until("the second certificate is used", || front.clients().contains(&"two".to_owned()));
     world.works("10.244.2.6");

@@ -19,7 +19,7 @@ fn running_as_one() -> (World, TlsFront, Certified) {
     let (one, two) = (client("one"), client("two"));
     one.write(world.node.dir(), "client");
     world.start(&front.url(), CA, "client-certificate: client.crt, client-key: client.key");
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     (world, front, two)
 }
 
@@ -55,7 +55,7 @@ fn a_server_of_a_new_authority_is_accepted_when_the_file_has_it() {
     let mut world = World::new();
     let front = world.front(None);
     world.start(&front.url(), CA, "");
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     let new = Certified::new(&Profile::authority("new-ca"), None);
     front.set_context(server_context(&Certified::new(&Profile::server("server"), Some(&new)), None, HTTP1));
     front.drop_connections();

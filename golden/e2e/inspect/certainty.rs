@@ -108,7 +108,7 @@ fn nat_table_that_another_process_owns_is_named_and_retried() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         owner.kill().expect("killed");
         owner.wait().expect("ended");
-        node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+        node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     }
 }
 
@@ -121,7 +121,7 @@ fn syncs_that_fail_for_another_reason_are_found_by_the_metrics() {
     let arguments =
         ["--master", &url, "--proxy-mode", "iptables", "--iptables-backend=programs", "--iptables-min-sync-period=0s"];
     node.start_by(&["env", &path], &arguments);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     let diagnose = || {
         let output =
             node.netns().command(BINARY).args(["diagnose", "default/web", "-o", "json"]).output().expect("it runs");
@@ -139,7 +139,7 @@ fn rules_of_older_objects_are_not_called_altered_while_the_proxy_cannot_read_new
     let mut node = Node::new(BINARY);
     let api = node.api_server_with_web(&["10.244.2.5"]);
     node.start(&["--master", &api.url(), "--proxy-mode", "iptables"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     // As after the rotation of a token that the proxy does not take: 401 from now on, and the objects change.
     api.require_token(Some("new"));
     for kind in ["Node", "Service", "EndpointSlice"] {
@@ -161,7 +161,7 @@ fn rules_of_older_objects_are_not_called_altered_while_the_proxy_cannot_read_new
     assert!(said.contains("EndpointSlices") && !said.contains("CAUSE rules-altered"), "{said}");
     assert!(said.contains("10.244.2.6"), "the difference is shown: {said}");
     api.require_token(None);
-    node.until_leads("default/web:http", &["10.244.2.6:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.6:8080"]);
     node.until("it is over", || !printed(&diagnose()).contains("watch-fails"));
 }
 

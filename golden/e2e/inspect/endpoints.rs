@@ -189,7 +189,7 @@ fn endpoint_of_the_node_itself_is_read_in_its_own_namespace() {
         node.netns().run(line);
     }
     node.start(&["--master", &api.url(), "--proxy-mode", "iptables"]);
-    node.until_leads("default/web:http", &["192.0.2.77:8080"]);
+    node.until_endpoints("default/web:http", &["192.0.2.77:8080"]);
     let diagnose = || {
         let output =
             node.netns().command(BINARY).args(["diagnose", "default/web", "-o", "json"]).output().expect("it runs");

@@ -77,7 +77,7 @@ fn proxy_that_was_started_and_reads_nothing_is_not_said_to_fail_in_syncs() {
     let api = node.api_server_with_web(&["10.244.2.5"]);
     let arguments = ["--master", &api.url(), "--proxy-mode", "iptables"];
     node.start(&arguments);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     node.end(Signal::SIGTERM);
     api.inject(Fault::NoAnswer.on(Requests::All));
     node.start(&arguments);
@@ -124,7 +124,7 @@ fn change_that_is_under_way_is_not_called_an_altered_rule() {
     let mut node = Node::new(BINARY);
     let api = node.api_server_with_web(&["10.244.2.5"]);
     node.start(&["--master", &api.url(), "--proxy-mode", "iptables", "--iptables-min-sync-period", "1s"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     let diagnose = || {
         let mut command = node.netns().command(BINARY);
         printed(&command.args(["diagnose", "default/web"]).output().expect("it runs"))

@@ -166,7 +166,7 @@ fn dump_during_a_change_lists_no_difference_or_says_that_rules_changed() {
     let mut node = Node::new(BINARY);
     let api = node.api_server_with_web(&["10.244.2.5"]);
     node.start(&["--master", &api.url(), "--proxy-mode", "iptables", "--iptables-min-sync-period", "1s"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     let dump = || {
         let mut command = node.netns().command(BINARY);
         parsed(&command.args(["dump", "--service", "default/web", "-o", "json"]).output().expect("it runs"))

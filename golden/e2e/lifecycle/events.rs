@@ -28,7 +28,7 @@ fn server_that_refuses_events_does_not_affect_syncs() {
     world.settled();
     world.node.until_logged(&["rejected event \"Starting\"", "not retrying"]);
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
-    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.7:8080"]);
 }
 
 #[test]

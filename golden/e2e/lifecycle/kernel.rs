@@ -93,7 +93,7 @@ fn inherited_ignored_signal_stays_ignored() {
         world.node.send(signal);
     }
     world.api.apply(golden::sample::slice("web-1", "web", &["10.244.2.9"]));
-    world.node.until_leads(super::WEB, &["10.244.2.9:8080"]);
+    world.node.until_endpoints(super::WEB, &["10.244.2.9:8080"]);
     assert_eq!(world.node.end(Signal::SIGTERM).code(), Some(0));
 }
 

@@ -68,7 +68,7 @@ fn changed_pod_cidrs_end_only_a_proxy_that_uses_them() {
             assert_eq!(world.node.rules(), rules, "its rules stay until it is started again");
         } else {
             world.api.apply(golden::sample::slice("web-1", "web", &["10.244.2.9"]));
-            world.node.until_leads(super::WEB, &["10.244.2.9:8080"]);
+            world.node.until_endpoints(super::WEB, &["10.244.2.9:8080"]);
         }
     }
 }

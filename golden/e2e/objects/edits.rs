@@ -72,13 +72,13 @@ fn a_volume_of_a_config_map_is_swapped_as_a_whole() {
         symlink(format!("..data/{file}"), volume.join(file)).expect("a link");
     }
     node.start(&["--objects", &volume.to_string_lossy(), "--iptables-min-sync-period=0s"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     // What the kubelet does, step by step.
     version("..2026_2", &["10.244.2.6", "10.244.2.7"]);
     symlink("..2026_2", volume.join("..data_tmp")).expect("a link");
     std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).expect("swapped");
     std::fs::remove_dir_all(volume.join("..2026_1")).expect("the old version goes");
-    node.until_leads("default/web:http", &["10.244.2.6:8080", "10.244.2.7:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.6:8080", "10.244.2.7:8080"]);
     assert!(!node.log().contains("Failed to load"), "{}", node.log());
 }
 
@@ -97,25 +97,25 @@ fn objects_may_be_one_file_that_is_replaced() {
     };
     write("10.244.2.5");
     node.start(&["--objects", &path.to_string_lossy(), "--iptables-min-sync-period=0s"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     write("10.244.2.6");
-    node.until_leads("default/web:http", &["10.244.2.6:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.6:8080"]);
     // Gone is not empty: someone is about to write it.
     std::fs::remove_file(&path).expect("it is there");
     node.until_logged(&["Failed to load", "all.yaml, keeping its objects"]);
-    node.until_leads("default/web:http", &["10.244.2.6:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.6:8080"]);
     write("10.244.2.7");
-    node.until_leads("default/web:http", &["10.244.2.7:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.7:8080"]);
 }
 
 #[test]
 fn a_folder_that_is_put_in_the_place_of_another_is_noticed() {
     let World { mut node, folder } = World::new();
     node.start(&["--objects", &folder.to_string_lossy(), "--iptables-min-sync-period=0s"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     std::fs::rename(&folder, node.dir().join("away")).expect("moved");
     node.until_logged(&["Failed to load", "objects, keeping its objects"]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     let next = node.dir().join("next");
     std::fs::create_dir(&next).expect("a folder");
     std::fs::copy(node.dir().join("away/base.yaml"), next.join("base.yaml")).expect("a copy");
@@ -123,10 +123,10 @@ fn a_folder_that_is_put_in_the_place_of_another_is_noticed() {
         |pod: &str| std::fs::write(folder.join("web.yaml"), text(&[slice("web-1", "web", &[pod])])).expect("written");
     std::fs::rename(&next, &folder).expect("in place");
     write("10.244.2.6");
-    node.until_leads("default/web:http", &["10.244.2.6:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.6:8080"]);
     let start = Instant::now();
     write("10.244.2.7");
-    node.until_leads("default/web:http", &["10.244.2.7:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.7:8080"]);
     assert!(start.elapsed() < Duration::from_secs(5), "the new folder is not watched: {:?}", start.elapsed());
 }
 
@@ -167,5 +167,5 @@ fn a_slice_may_change_its_family_and_its_service() {
 
 #[track_caller]
 fn leads_exactly(node: &Node, service_port: &str, endpoint: &str) {
-    node.until_leads(service_port, &[endpoint]);
+    node.until_endpoints(service_port, &[endpoint]);
 }

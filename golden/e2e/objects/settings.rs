@@ -77,7 +77,7 @@ fn fields_that_are_unknown_or_without_effect_are_warned_about() {
                 featureGates: {NFTablesProxyMode: true, PreferSameTrafficDistribution: false}\n";
     std::fs::write(&config, format!("{HEAD}{text}")).expect("written");
     node.start(&["--config", &config.to_string_lossy(), "--objects", &folder.to_string_lossy()]);
-    node.until_leads("default/web:http", &["10.244.2.5:8080"]);
+    node.until_endpoints("default/web:http", &["10.244.2.5:8080"]);
     for parts in [
         ["lenient", "unknown field \\\"fancy\\\""],
         ["lenient", "unknown field \\\"iptables.syncperiod\\\""],

@@ -76,7 +76,7 @@ impl fmt::Display for Tally {
 }
 
 /// What the walk says of a question.
-struct Told {
+struct Predicted {
     ends: BTreeMap<End, f64>,
     /// Where it may end otherwise.
     otherwise: BTreeSet<End>,
@@ -94,7 +94,7 @@ fn end_of(verdict: Verdict, masqueraded: bool, question: &Question) -> End {
     }
 }
 
-fn told(trace: &Trace, unread: &[String], question: &Question) -> Told {
+fn predicted(trace: &Trace, unread: &[String], question: &Question) -> Predicted {
     let (mut ends, mut otherwise, mut why) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for branch in &trace.branches {
         let outcome = &branch.outcome;
@@ -106,7 +106,7 @@ fn told(trace: &Trace, unread: &[String], question: &Question) -> Told {
     }
     why.extend(trace.missing.iter().map(|(table, chain)| format!("chain {chain} of {table} was not read")));
     why.extend(unread.iter().cloned());
-    Told { ends, otherwise, why }
+    Predicted { ends, otherwise, why }
 }
 
 /// Traces, sends and compares.
@@ -134,13 +134,13 @@ pub fn check(layout: &Layout, flavour: Flavour, base: &Base) -> Tally {
         for (question, trace) in questions.iter().zip(traced) {
             tally.questions += 1;
             let place = place(layout, flavour, base, question);
-            let told = match &trace {
-                Ok(trace) => told(trace, &unread, question),
-                Err(why) => Told { ends: BTreeMap::new(), otherwise: BTreeSet::new(), why: [why.clone()].into() },
+            let predicted = match &trace {
+                Ok(trace) => predicted(trace, &unread, question),
+                Err(why) => Predicted { ends: BTreeMap::new(), otherwise: BTreeSet::new(), why: [why.clone()].into() },
             };
-            let seen = send(&node, question, layout, told.ends.len(), &mut number);
-            tally.uncertain += usize::from(!told.why.is_empty());
-            tally.failures.extend(disagreement(layout, &told, &seen).map(|what| {
+            let seen = send(&node, question, layout, predicted.ends.len(), &mut number);
+            tally.uncertain += usize::from(!predicted.why.is_empty());
+            tally.failures.extend(disagreement(layout, &predicted, &seen).map(|what| {
                 let shown = trace.as_ref().map_or_else(Clone::clone, ToString::to_string);
                 let shown = if std::env::var_os("SHOW").is_some() { shown } else { String::new() };
                 format!("{place}: {what}\n{shown}")
@@ -193,18 +193,18 @@ fn send(node: &Node, question: &Question, layout: &Layout, ways: usize, number: 
 }
 
 /// How the reported outcomes differ from those of real packets.
-fn disagreement(layout: &Layout, told: &Told, seen: &BTreeMap<End, usize>) -> Option<String> {
+fn disagreement(layout: &Layout, predicted: &Predicted, seen: &BTreeMap<End, usize>) -> Option<String> {
     let mut wrong = Vec::new();
-    let certain = told.why.is_empty();
+    let certain = predicted.why.is_empty();
     for (end, count) in seen {
-        let is_told =
-            told.ends.contains_key(end) || (!certain && (told.otherwise.contains(end) || told.ends.is_empty()));
+        let is_told = predicted.ends.contains_key(end)
+            || (!certain && (predicted.otherwise.contains(end) || predicted.ends.is_empty()));
         if !is_told {
             wrong.push(format!("{count} packets: {end}"));
         }
     }
     let count: usize = seen.values().sum();
-    for (end, probability) in &told.ends {
+    for (end, probability) in &predicted.ends {
         #[allow(clippy::cast_precision_loss)] // a few hundred
         let expected = probability * count as f64;
         if certain && count > 1 && expected > 12.0 && !seen.contains_key(end) {
@@ -212,9 +212,9 @@ fn disagreement(layout: &Layout, told: &Told, seen: &BTreeMap<End, usize>) -> Op
         }
     }
     let allowed = |why: &String| layout.about.uncertain.iter().any(|part| why.contains(part));
-    wrong.extend(told.why.iter().filter(|why| !allowed(why)).map(|why| format!("uncertain: {why}")));
-    let ends: Vec<String> = told.ends.iter().map(|(end, odds)| format!("{end} ({odds:.2})")).collect();
-    (!wrong.is_empty()).then(|| format!("{}; told: {}", wrong.join("; "), ends.join(", ")))
+    wrong.extend(predicted.why.iter().filter(|why| !allowed(why)).map(|why| format!("uncertain: {why}")));
+    let ends: Vec<String> = predicted.ends.iter().map(|(end, odds)| format!("{end} ({odds:.2})")).collect();
+    (!wrong.is_empty()).then(|| format!("{}; predicted: {}", wrong.join("; "), ends.join(", ")))
 }
 
 /// Which questions are diagnosed too: some of each kind.

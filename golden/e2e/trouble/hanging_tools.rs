@@ -22,7 +22,7 @@ fn running(prepare: impl FnOnce(&World, &Tools)) -> (World, Tools) {
     let common = ["--master", &url, "--iptables-min-sync-period=0s", "--iptables-sync-period=1s", "-v=2"];
     let arguments = [&common[..], &["--iptables-backend=programs"]].concat();
     world.node.start_by(&["sh", "-c", "ulimit -S -n 512; exec \"$0\" \"$@\"", "env", &path], &arguments);
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     (world, tools)
 }
 
@@ -44,7 +44,7 @@ impl World {
             self.node.until_health(path, 200);
         }
         self.change("10.244.2.77");
-        self.node.until_leads(WEB, &["10.244.2.77:8080"]);
+        self.node.until_endpoints(WEB, &["10.244.2.77:8080"]);
     }
 }
 
@@ -106,7 +106,7 @@ fn hanging_sweep_of_leftovers_delays_no_change() {
     });
     world.until_hung(&tools);
     world.change("10.244.2.6");
-    world.node.until_leads(WEB, &["10.244.2.6:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.6:8080"]);
     world.node.until_health("/healthz", 200);
     tools.mend();
     let chains = || world.node.netns().run("iptables-legacy-save -t filter");

@@ -11,12 +11,12 @@ fn added_changed_and_deleted_services_and_endpoints_are_programmed() {
     let world = World::running();
     world.works("other");
     world.api.apply(slice("web-1", "web", &["10.244.2.6", "10.244.2.7"]));
-    world.node.until_leads(WEB, &["10.244.2.6:8080", "10.244.2.7:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.6:8080", "10.244.2.7:8080"]);
     world.api.delete("Service", "default", "web");
-    world.node.until_leads(WEB, &[]);
+    world.node.until_endpoints(WEB, &[]);
     assert!(!world.node.rules().contains("10.96.0.10"), "{}", world.node.rules());
     world.api.delete("EndpointSlice", "default", "other-1");
-    world.node.until_leads("default/other:http", &[]);
+    world.node.until_endpoints("default/other:http", &[]);
     assert!(world.node.rules().contains("default/other:http has no endpoints"), "{}", world.node.rules());
 }
 
@@ -39,7 +39,7 @@ fn metadata_alone_causes_no_sync() {
     world.node.until("the changes arrived", || world.node.metric(service_changes) >= seen + 5.0);
     // The one change after them that matters is the only one that is synced.
     world.api.apply(slice("web-1", "web", &["10.244.2.5"]));
-    world.node.until_leads(WEB, &["10.244.2.5:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.5:8080"]);
     world.node.until("the sync is counted", || world.syncs() > syncs);
     assert!((world.syncs() - syncs - 1.0).abs() < 0.1, "{} syncs, not 1", world.syncs() - syncs);
 }
@@ -50,8 +50,8 @@ fn a_slice_that_gets_another_services_label_moves() {
     world.api.apply(service("other", "10.96.0.11"));
     world.node.until("the other one is there", || world.node.rules().contains("10.96.0.11/32"));
     world.api.apply(slice("web-1", "other", &["10.244.2.5", "10.244.2.6"]));
-    world.node.until_leads("default/other:http", &PODS);
-    world.node.until_leads(WEB, &[]);
+    world.node.until_endpoints("default/other:http", &PODS);
+    world.node.until_endpoints(WEB, &[]);
     let rules = world.node.rules();
     assert!(rules.contains("default/web:http has no endpoints"), "{rules}");
     assert!(!rules.contains("default/other:http has no endpoints"), "{rules}");
@@ -64,13 +64,13 @@ fn the_nodes_zone_decides_about_hints_as_soon_as_it_changes() {
     hinted["endpoints"][0]["hints"] = json!({ "forZones": [{ "name": "zone-a" }] });
     hinted["endpoints"][1]["hints"] = json!({ "forZones": [{ "name": "zone-b" }] });
     world.api.apply(hinted);
-    world.node.until_leads(WEB, &PODS[..1]);
+    world.node.until_endpoints(WEB, &PODS[..1]);
     world.api.apply(node(NAME, "zone-b"));
-    world.node.until_leads(WEB, &PODS[1..]);
+    world.node.until_endpoints(WEB, &PODS[1..]);
     let mut nowhere = node(NAME, "");
     nowhere["metadata"]["labels"] = json!({});
     world.api.apply(nowhere);
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
 }
 
 #[test]

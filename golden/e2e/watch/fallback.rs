@@ -109,7 +109,7 @@ fn stays_with_plain_lists(world: &World) {
         world.api.inject(Fault::ErrorEvent(410).on(Requests::Watches).of("EndpointSlice").times(1));
         world.api.end_watches_of("EndpointSlice", End::Clean);
         world.api.apply(slice("web-1", "web", &[address]));
-        world.node.until_leads(WEB, &[&format!("{address}:8080")]);
+        world.node.until_endpoints(WEB, &[&format!("{address}:8080")]);
         // A watch that ends may deliver the slice before its end.
         let lists_again = || world.requests(SLICES).iter().any(|request| !request.is_watch());
         world.within(Duration::from_secs(30), "another list", lists_again);

@@ -17,7 +17,7 @@ fn broken_watches_resume() {
         let world = World::running();
         world.api.end_watches(end);
         world.api.apply(slice("web-1", "web", &["10.244.2.9"]));
-        world.node.until_leads(WEB, &["10.244.2.9:8080"]);
+        world.node.until_endpoints(WEB, &["10.244.2.9:8080"]);
         world.works("later");
     }
 }
@@ -34,9 +34,9 @@ fn object_deleted_during_a_history_gap_is_deleted() {
     world.api.expire_history();
     world.api.clear_requests();
     world.api.up();
-    world.node.until_leads("default/new:http", &["10.244.2.12:8080"]);
-    world.node.until_leads("default/other:http", &[]);
-    world.node.until_leads(WEB, &[]);
+    world.node.until_endpoints("default/new:http", &["10.244.2.12:8080"]);
+    world.node.until_endpoints("default/other:http", &[]);
+    world.node.until_endpoints(WEB, &[]);
     let rules = world.node.rules();
     assert!(!rules.contains("default/other:http"), "{rules}");
     assert!(rules.contains("default/web:http has no endpoints"), "{rules}");
@@ -74,7 +74,7 @@ fn refused_and_overcome(code: u16) {
         world.api.end_watches_of(kind, End::Clean);
     }
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
-    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.7:8080"]);
 }
 
 #[test]
@@ -100,12 +100,12 @@ fn revoked_permission_affects_only_its_kind() {
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
     world.api.apply(service("other", "10.96.0.13"));
     world.node.until("Services are synced on", || world.node.rules().contains("10.96.0.13/32"));
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
     world.node.until_health("/livez", 200);
     let refusals = "rest_client_requests_total{code=\"403\"";
     world.node.until("refusals are counted", || world.node.metric(refusals) >= 1.0);
     world.api.fail_no_more();
-    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.7:8080"]);
 }
 
 #[test]
@@ -124,9 +124,9 @@ fn a_token_that_expires_is_replaced_without_a_restart() {
         world.node.until_logged(&["Failed to watch", kind, ": 401 ", "rules left in place"]);
     }
     world.api.apply(slice("web-1", "web", &["10.244.2.7"]));
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
     std::fs::write(&file, "second\n").expect("a token");
-    world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.7:8080"]);
     let log = world.node.log();
     assert!(!log.contains("first") && !log.contains("second"), "tokens do not belong into a log: {log}");
 }
@@ -181,7 +181,7 @@ fn in_both_encodings<T: Sync>(all: &[T], disturb: impl Fn(&World, &T) + Sync) {
                     let world = World::running_with(offered);
                     disturb(&world, one);
                     world.works("later");
-                    world.node.until_leads(WEB, &PODS);
+                    world.node.until_endpoints(WEB, &PODS);
                 });
             }
         });
@@ -199,7 +199,7 @@ fn garbled_event_is_followed_by_a_list() {
     world.api.wait_for_requests("a new list", |requests| {
         requests.iter().filter(|r| r.path.ends_with("/endpointslices") && r.is_streaming_list()).count() == 2
     });
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
     world.works("later");
 }
 
@@ -219,7 +219,7 @@ fn undecodable_object_is_named_and_keeps_its_rules() {
     world.api.apply(json!({ "kind": "Service", "metadata": { "name": "worse", "labels": 5 }, "spec": "x" }));
     world.node.until_logged(&["Service default/worse is skipped", "metadata.labels"]);
     world.works("later");
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
 
     // A list shows them again: they are still not understood, and still not gone.
     world.api.down();
@@ -227,12 +227,12 @@ fn undecodable_object_is_named_and_keeps_its_rules() {
     world.api.delete("Service", "default", "other");
     world.api.up();
     world.node.until("the list was taken over", || !world.node.rules().contains("default/other:http"));
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
     bad["spec"]["ports"][0]["port"] = json!(81);
     world.api.apply(bad);
     world.node.until("it is understood again", || world.node.rules().contains("--dport 81 "));
     world.api.delete("Service", "default", "web");
-    world.node.until_leads(WEB, &[]);
+    world.node.until_endpoints(WEB, &[]);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn stalled_server_loses_no_changes() {
         assert_eq!(world.node.rules(), before);
         assert_eq!(world.node.health("/healthz").map(|(code, _)| code), Some(200));
         world.api.set_pace(Pace::Normal);
-        world.node.until_leads(WEB, &["10.244.2.7:8080"]);
+        world.node.until_endpoints(WEB, &["10.244.2.7:8080"]);
         world.node.until("the other one is there", || world.node.rules().contains("10.96.0.13/32"));
     }
 }

@@ -51,7 +51,7 @@ fn rules_stay_while_the_server_is_down_and_catch_up_when_it_is_back() {
         assert_eq!(world.node.health(path).map(|(code, _)| code), Some(200), "{path}");
     }
     world.api.up();
-    world.node.until_leads(WEB, &["10.244.2.8:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.8:8080"]);
     world.works("later");
 }
 
@@ -125,8 +125,8 @@ fn restart_after_sigkill_at_any_moment_catches_up() {
         let left = world.node.endpoints(WEB);
         assert!(PODS.iter().all(|pod| left.contains(*pod)), "untouched endpoints were lost: {left:?}");
         world.start();
-        world.node.until_leads(WEB, &[PODS[0], PODS[1], &format!("10.244.3.{round}:8080")]);
-        world.node.until_leads(&format!("default/{name}:http"), &["10.244.2.30:8080"]);
+        world.node.until_endpoints(WEB, &[PODS[0], PODS[1], &format!("10.244.3.{round}:8080")]);
+        world.node.until_endpoints(&format!("default/{name}:http"), &["10.244.2.30:8080"]);
     }
     // The same as on a node where nothing ever went wrong.
     let rules = sorted(&world.node.rules());

@@ -190,7 +190,7 @@ fn a_list_with_an_object_without_a_name_changes_nothing() {
         world.api.restore(&list);
         world.api.end_watches_with_error("Service", 410);
         world.within(Duration::from_secs(15), "the list is read", || !pages(&world, SERVICES)[1..].is_empty());
-        world.node.until_leads(WEB, &["10.244.2.5:8080", "10.244.2.6:8080"]);
+        world.node.until_endpoints(WEB, &["10.244.2.5:8080", "10.244.2.6:8080"]);
         assert!(!world.node.rules().contains("10.96.0.77"));
         world.api.delete("Service", "default", "");
         world.works("later");
@@ -255,5 +255,5 @@ fn an_object_that_changed_while_pages_were_read_is_not_lost() {
     slice["endpoints"][0]["addresses"] = json!(["10.244.2.77"]);
     world.api.apply(slice);
     until_all_are_there(&world);
-    world.node.until_leads(WEB, &["10.244.2.77:8080", "10.244.2.6:8080"]);
+    world.node.until_endpoints(WEB, &["10.244.2.77:8080", "10.244.2.6:8080"]);
 }

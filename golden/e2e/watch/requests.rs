@@ -146,5 +146,5 @@ fn services_for_other_proxies_are_not_programmed() {
     elsewhere["metadata"]["labels"] = json!({ "service.kubernetes.io/service-proxy-name": "other" });
     world.api.apply(elsewhere);
     world.node.until("the Service is gone", || !world.node.rules().contains("10.96.0.20/32"));
-    world.node.until_leads(WEB, &PODS);
+    world.node.until_endpoints(WEB, &PODS);
 }

@@ -13,7 +13,7 @@ use proxier_inspect::rules::language::{Extension, Support, match_of, target_of};
 use proxier_inspect::rules::{Meaning, Ruleset, Target, Test};
 
 /// A line of the table.
-struct Line {
+struct ExtensionRow {
     is_match: bool,
     name: String,
     families: Vec<IpFamily>,
@@ -22,14 +22,14 @@ struct Line {
     rule: String,
 }
 
-fn table() -> Vec<Line> {
+fn table() -> Vec<ExtensionRow> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("iptables/extensions.tsv");
     let text = std::fs::read_to_string(path).unwrap();
     let line = |line: &str| {
         let [kind, name, families, support, why, rule] = line.split('\t').collect::<Vec<_>>()[..] else {
             panic!("six fields: {line}")
         };
-        Line {
+        ExtensionRow {
             is_match: kind == "match",
             name: name.to_owned(),
             families: IpFamily::ALL.into_iter().filter(|of| families == "both" || families == of.name()).collect(),
@@ -46,7 +46,7 @@ fn table() -> Vec<Line> {
     text.lines().filter(|text| !text.starts_with('#')).map(line).collect()
 }
 
-fn extension(line: &Line) -> Option<&'static Extension> {
+fn extension(line: &ExtensionRow) -> Option<&'static Extension> {
     if line.is_match { match_of(&line.name) } else { target_of(&line.name) }
 }
 

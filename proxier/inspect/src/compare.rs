@@ -117,7 +117,7 @@ impl<'a> Comparison<'a> {
         if strange.is_empty() {
             return;
         }
-        let used: HashSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::leads_to).collect();
+        let used: HashSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::jump_target).collect();
         let (family, only, unordered) = (self.found.family(), self.only, self.unordered);
         let mut search = Search { family, only, unordered, owner: &|_| None, differences: &mut self.differences };
         for name in strange.into_iter().filter(|name| used.contains(name)) {
@@ -151,9 +151,9 @@ impl Search<'_> {
 
     /// Compares a built-in chain: our jumps must be there once, among rules of other programs.
     fn jumps(&mut self, table: &str, name: &str, expected: &Chain, found: &Chain) {
-        let targets: BTreeSet<&str> = expected.rules.iter().filter_map(Rule::leads_to).collect();
+        let targets: BTreeSet<&str> = expected.rules.iter().filter_map(Rule::jump_target).collect();
         let ours: Vec<&Rule> =
-            found.rules.iter().filter(|rule| rule.leads_to().is_some_and(|to| targets.contains(to))).collect();
+            found.rules.iter().filter(|rule| rule.jump_target().is_some_and(|to| targets.contains(to))).collect();
         self.compare(table, name, &expected.rules.iter().collect::<Vec<_>>(), &ours, true);
     }
 
@@ -218,7 +218,7 @@ fn owners(ruleset: &Ruleset) -> HashMap<&str, &str> {
             if names::hash_of(name).is_some() {
                 owners.entry(name).or_insert(subject);
             }
-            if let Some(to) = rule.leads_to().filter(|to| names::hash_of(to).is_some()) {
+            if let Some(to) = rule.jump_target().filter(|to| names::hash_of(to).is_some()) {
                 owners.entry(to).or_insert(subject);
             }
         }

@@ -15,8 +15,8 @@ use proxier::model::{
 
 use crate::common::namespace::{in_namespace, run};
 
-/// What is where in one family.
-struct Place {
+/// The addresses of one family.
+struct FamilyAddresses {
     family: IpFamily,
     /// Any address.
     any: &'static str,
@@ -26,14 +26,14 @@ struct Place {
     service: &'static str,
 }
 
-const PLACES: [Place; 2] = [
-    Place {
+const BOTH_FAMILIES: [FamilyAddresses; 2] = [
+    FamilyAddresses {
         family: IpFamily::V4,
         any: "0.0.0.0:0",
         servers: ["10.0.0.5:8053", "10.0.0.6:8053"],
         service: "10.96.0.10:53",
     },
-    Place {
+    FamilyAddresses {
         family: IpFamily::V6,
         any: "[::]:0",
         servers: ["[fd00::5]:8053", "[fd00::6]:8053"],
@@ -101,8 +101,8 @@ fn redirected(flow: &Flow) -> bool {
 #[test]
 fn udp_flows_of_one_family_are_seen_as_conntrack_prints_them() {
     with_services(|| {
-        let _servers = PLACES.map(|place| place.servers.map(socket));
-        for Place { family, any, servers, service } in PLACES {
+        let _servers = BOTH_FAMILIES.map(|place| place.servers.map(socket));
+        for FamilyAddresses { family, any, servers, service } in BOTH_FAMILIES {
             let listener = TcpListener::bind(servers[0]).expect("a listener");
             let _connection = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
             let client = socket(any);
@@ -120,13 +120,13 @@ fn udp_flows_of_one_family_are_seen_as_conntrack_prints_them() {
 #[test]
 fn only_unwanted_flows_are_deleted() {
     with_services(|| {
-        let _servers = PLACES.map(|place| place.servers.map(socket));
-        for Place { any, servers, service, .. } in PLACES {
+        let _servers = BOTH_FAMILIES.map(|place| place.servers.map(socket));
+        for FamilyAddresses { any, servers, service, .. } in BOTH_FAMILIES {
             let client = socket(any);
             send(&client, service);
             send(&client, servers[1]);
         }
-        for Place { family, servers, .. } in PLACES {
+        for FamilyAddresses { family, servers, .. } in BOTH_FAMILIES {
             assert_eq!(delete(family, redirected).flows, 1);
             assert_eq!(listed(family, "udp").len(), 1);
             assert_eq!(seen(family)[0].original.destination.to_string(), servers[1]);
@@ -236,7 +236,7 @@ fn flows_at_an_address_that_the_node_gave_up_are_deleted() {
         with_services(move || {
             let iptables = ["iptables-nft", "ip6tables-nft"][at];
             let ips = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]][at];
-            let place = &PLACES[at];
+            let place = &BOTH_FAMILIES[at];
             for ip in [ips[0], ips[1], "fe80::99/64"] {
                 run(&format!("ip addr add {ip} dev lo"));
             }

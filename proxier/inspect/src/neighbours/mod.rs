@@ -113,11 +113,11 @@ pub fn hooks(ruleset: &Ruleset) -> Vec<Hook> {
 }
 
 fn owner_of(rule: &Rule, ruleset: &Ruleset) -> String {
-    if let Some(owner) = rule.leads_to().and_then(owner) {
+    if let Some(owner) = rule.jump_target().and_then(owner) {
         return owner.to_owned();
     }
     let comment = rule.read(ruleset.family()).comment.unwrap_or_default();
-    match (&*comment, rule.leads_to()) {
+    match (&*comment, rule.jump_target()) {
         (comment, _) if comment.contains("NodeLocal DNS Cache") => "node-local DNS".to_owned(),
         (comment, _) if comment.starts_with("cali:") => "Calico".to_owned(),
         (comment, _) if comment.starts_with("flanneld") => "flannel".to_owned(),
@@ -154,7 +154,7 @@ pub fn not_understood(ruleset: &Ruleset) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     for table in ruleset.tables() {
         for (name, chain) in ruleset.chains(table).filter(|(name, _)| !is_own(name)) {
-            let of_kube = |rule: &Rule| rule.leads_to().is_some_and(is_own);
+            let of_kube = |rule: &Rule| rule.jump_target().is_some_and(is_own);
             for rule in chain.rules.iter().filter(|rule| !of_kube(rule)) {
                 if let Some(problem) = rule.read(ruleset.family()).problem {
                     found.push((format!("{table} {name}"), rule.text.to_string(), problem));

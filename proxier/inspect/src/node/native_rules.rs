@@ -242,7 +242,7 @@ fn rule(family: IpFamily, chain: &str, rule: InspectedRule, printed: Option<&str
     match (content, printed) {
         (RuleContent::Text(text), _) => Rule::of_kernel(text, counters, None),
         (RuleContent::Expressions(held), Some(text)) => {
-            let kernel = Some(held).filter(|held| !held.is_told_by_iptables());
+            let kernel = Some(held).filter(|held| !held.has_iptables_text());
             Rule::of_kernel(text.into(), counters, kernel)
         }
         (RuleContent::Expressions(held), None) => {

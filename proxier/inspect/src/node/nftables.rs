@@ -36,7 +36,7 @@ pub fn outline(reader: &mut NftReader, is_complete: bool, unread: &mut Vec<Unrea
 
 /// What of a kube-proxy's table is read: all, or what one Service takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct TableSelection<'a> {
     /// Only this Service: the sets that only chains of others use are left out, because the real one has one for each
     /// Service.
     pub service: Option<&'a NamespacedName>,
@@ -46,7 +46,7 @@ pub struct Wanted<'a> {
 
 /// Reads the contents of tables that packets meet.
 #[must_use]
-pub fn filled(mut ruleset: Ruleset, wanted: Wanted<'_>, unread: &mut Vec<Unread>) -> Ruleset {
+pub fn filled(mut ruleset: Ruleset, wanted: TableSelection<'_>, unread: &mut Vec<Unread>) -> Ruleset {
     let mut reader = NftReader::new(ruleset.family);
     // No packet meets a table without a base chain; iptables makes such ones too.
     let is_met = |table: &Table| table.chains.values().any(|chain| chain.base.is_some());
@@ -127,7 +127,7 @@ fn fill(
     reader: &mut NftReader,
     id: &TableId,
     table: &mut Table,
-    Wanted { service, is_compared }: Wanted<'_>,
+    TableSelection { service, is_compared }: TableSelection<'_>,
     unread: &mut Vec<Unread>,
 ) {
     let mut note = |what: String, error: NftError| unread.push(Unread::new(&what, error.to_string()));
@@ -141,7 +141,7 @@ fn fill(
     let family = reader.family();
     let is_skipped = |name: &Name, set: &Set| match is_compared {
         true => has_element_for_each_endpoint(family, name, set),
-        false => leads_to_data(set),
+        false => maps_to_data(set),
     };
     let is_read = |name: &Name, set: &Set| match set.is_anonymous() {
         true => used.as_ref().is_none_or(|used| used.contains(name)),
@@ -153,7 +153,7 @@ fn fill(
     }
 }
 
-fn leads_to_data(set: &Set) -> bool {
+fn maps_to_data(set: &Set) -> bool {
     set.value.as_ref().is_some_and(|value| !value.is_empty())
 }
 
@@ -161,7 +161,7 @@ fn leads_to_data(set: &Set) -> bool {
 #[must_use]
 pub fn has_element_for_each_endpoint(family: IpFamily, name: &str, set: &Set) -> bool {
     let is_longer = |(_, destination): (_, usize)| set.key_length() > destination;
-    leads_to_data(set) && !set.is_interval() && place_of(family, name).is_some_and(is_longer)
+    maps_to_data(set) && !set.is_interval() && place_of(family, name).is_some_and(is_longer)
 }
 
 /// Looks up the elements that packets to a Service are looked up by.

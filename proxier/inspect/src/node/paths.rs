@@ -154,14 +154,14 @@ impl<'a> Paths<'a> {
     /// A pod on this node: the first with a route of its own to an interface that is up and no tunnel.
     #[must_use]
     pub fn pod(&self, family: IpFamily, links: &[Link]) -> Option<IpAddr> {
-        let leads_to_pod = |name: &str| {
+        let is_link_of_pods = |name: &str| {
             let link = links.iter().find(|link| link.name == name);
             link.is_some_and(|link| {
                 link.up && link.carrier && matches!(link.kind.as_deref(), None | Some("veth" | "netkit"))
             })
         };
         let mut routes = pod_routes(family).into_iter();
-        routes.find(|(ip, name)| leads_to_pod(name) && !self.node.is_local(*ip)).map(|(ip, _)| ip)
+        routes.find(|(ip, name)| is_link_of_pods(name) && !self.node.is_local(*ip)).map(|(ip, _)| ip)
     }
 
     /// The packet that a client sends from `from`, or this node if that is `None`. What comes from elsewhere

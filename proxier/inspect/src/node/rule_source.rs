@@ -136,14 +136,14 @@ fn words(problems: Vec<ParseError>) -> Vec<String> {
 pub struct Saved {
     text: String,
     tables: Vec<(String, Range<usize>)>,
-    chains: Vec<Place>,
+    chains: Vec<ChainSpan>,
     /// The chain of the last rule.
     last: usize,
 }
 
 /// A chain's place: a big table has a hundred thousand.
 #[derive(Clone, Copy)]
-struct Place {
+struct ChainSpan {
     table: u16,
     /// Where its declaration begins.
     declared: u32,
@@ -167,7 +167,7 @@ impl Saved {
             range.end = end;
             let table = u16::try_from(self.tables.len() - 1).unwrap_or(u16::MAX);
             if line.starts_with(':') {
-                self.chains.push(Place { table, declared: from, rules: (0, 0) });
+                self.chains.push(ChainSpan { table, declared: from, rules: (0, 0) });
             } else if let Some(at) = self.place_of(table, line) {
                 self.last = at;
                 let rules = &mut self.chains[at].rules;
@@ -183,7 +183,7 @@ impl Saved {
         (self.last..self.chains.len()).find(is_it).or_else(|| (0..self.last).find(is_it))
     }
 
-    fn name(&self, place: Place) -> &str {
+    fn name(&self, place: ChainSpan) -> &str {
         let declaration = &self.text[place.declared as usize + 1..];
         declaration.split([' ', '\n']).next().unwrap_or_default()
     }
@@ -194,9 +194,9 @@ impl Saved {
         Self { chains, ..self }
     }
 
-    fn find(&self, table: &str, chain: &str) -> Option<Place> {
+    fn find(&self, table: &str, chain: &str) -> Option<ChainSpan> {
         let table = self.tables.iter().position(|(name, _)| name == table)?;
-        let order = |place: &Place| match usize::from(place.table).cmp(&table) {
+        let order = |place: &ChainSpan| match usize::from(place.table).cmp(&table) {
             Ordering::Equal => self.name(*place).cmp(chain),
             other => other,
         };
@@ -208,7 +208,7 @@ impl Saved {
         found.map(|(_, range)| self.text[range.clone()].to_owned()).unwrap_or_default()
     }
 
-    fn chain(&self, place: Place) -> String {
+    fn chain(&self, place: ChainSpan) -> String {
         let (name, declaration) = (self.name(place), &self.text[place.declared as usize..]);
         let mut text = declaration.split_inclusive('\n').next().unwrap_or_default().to_owned();
         let rules = &self.text[place.rules.0 as usize..place.rules.1 as usize];

@@ -115,7 +115,7 @@ impl FamilyRules {
         let is_complete = focus.service.is_none();
         let outline = nftables::outline(&mut NftReader::new(family), is_complete, unread);
         let source = or_nothing(found.source(family, &outline, is_complete), &outline, unread);
-        let wanted = nftables::Wanted { service: focus.service.as_ref(), is_compared };
+        let wanted = nftables::TableSelection { service: focus.service.as_ref(), is_compared };
         let nftables = nftables::filled(outline, wanted, unread);
         let mut rules = Self { nftables, ..Self::of(family, source?, found, unread) };
         if focus.service.is_some() {
@@ -218,9 +218,9 @@ impl FamilyRules {
             self.ruleset = of_flavour(self.family, self.flavour);
             return self.read_all();
         }
-        let chains = entries.iter().filter_map(|entry| entry.leads_to()).map(|to| ("nat".to_owned(), to.to_owned()));
+        let chains = entries.iter().filter_map(|entry| entry.jump_target()).map(|to| ("nat".to_owned(), to.to_owned()));
         let mut chains: BTreeSet<_> = chains.collect();
-        if let Some(hash) = entries.iter().find_map(|entry| entry.leads_to()?.rsplit_once('-')) {
+        if let Some(hash) = entries.iter().find_map(|entry| entry.jump_target()?.rsplit_once('-')) {
             chains
                 .extend(["SVC", "SVL", "EXT", "FW"].map(|kind| ("nat".to_owned(), format!("KUBE-{kind}-{}", hash.1))));
         }

@@ -98,7 +98,7 @@ impl NodeRulesets {
                 rule.leading_destination().is_none_or(|ip| claimed.iter().any(|(claimed, ..)| *claimed == ip))
             };
             let others = dispatch_within(&rules.ruleset, &may_claim, &|name, _| !is_own(name));
-            let of_services = others.iter().filter(|entry| entry.name().is_some() || entry.leads_to().is_some());
+            let of_services = others.iter().filter(|entry| entry.name().is_some() || entry.jump_target().is_some());
             of_services.filter_map(DispatchRule::destination).any(|to| claimed.contains(&to))
         })
     }

@@ -126,7 +126,7 @@ impl Ruleset {
                 if let Some(text) = &rule.meaning(family).problem {
                     return Err(problem(text.clone()));
                 }
-                let Some(to) = rule.leads_to() else { continue };
+                let Some(to) = rule.jump_target() else { continue };
                 if table.get(to).is_none_or(|chain| chain.policy.is_some()) {
                     return Err(problem(format!("no chain and no known target {to}")));
                 }

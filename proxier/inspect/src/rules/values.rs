@@ -90,9 +90,9 @@ impl Rule {
 
     /// The chain that it jumps to; one of the kernel's own targets is no chain.
     #[must_use]
-    pub fn leads_to(&self) -> Option<&str> {
+    pub fn jump_target(&self) -> Option<&str> {
         if let Some(kernel) = &self.kernel {
-            return kernel.leads_to().map(|chain| &**chain);
+            return kernel.jump_target().map(|chain| &**chain);
         }
         jump_of(&self.text).filter(|to| language::target_of(to).is_none())
     }
@@ -160,7 +160,7 @@ impl Ruleset {
         let mut tables = self.tables.clone();
         tables.remove("nat");
         for chain in tables.values_mut().flat_map(BTreeMap::values_mut).filter(|chain| chain.policy.is_some()) {
-            chain.rules.retain(|rule| !rule.leads_to().is_some_and(&removed));
+            chain.rules.retain(|rule| !rule.jump_target().is_some_and(&removed));
         }
         Self { family: self.family, tables, is_legacy: self.is_legacy }
     }
@@ -170,7 +170,7 @@ impl Ruleset {
     pub fn unread(&self, table: &str, wanted: impl Fn(&str, &Rule) -> bool) -> BTreeSet<String> {
         let mut unread = BTreeSet::new();
         for (name, chain) in self.chains(table) {
-            for to in chain.rules.iter().filter(|rule| wanted(name, rule)).filter_map(Rule::leads_to) {
+            for to in chain.rules.iter().filter(|rule| wanted(name, rule)).filter_map(Rule::jump_target) {
                 if self.chain(table, to).is_none() {
                     unread.insert(to.to_owned());
                 }

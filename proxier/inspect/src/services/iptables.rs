@@ -87,7 +87,7 @@ impl DispatchRule {
 
     /// The chain that the rule jumps to, if any.
     #[must_use]
-    pub fn leads_to(&self) -> Option<&str> {
+    pub fn jump_target(&self) -> Option<&str> {
         match &self.target {
             Target::Jump(chain) => Some(chain),
             _ => None,
@@ -243,7 +243,7 @@ impl PortRules<'_> {
     /// Marks counters that cannot have seen all connections. A rule counts since its chain was last written: the chains of
     /// addresses are written at changes of any Service, those of endpoints at changes of their own.
     fn compare_counters(&self, view: &mut ServicePortView) {
-        let is_of_nat = |entry: &&DispatchRule| entry.table == "nat" && entry.leads_to().is_some();
+        let is_of_nat = |entry: &&DispatchRule| entry.table == "nat" && entry.jump_target().is_some();
         let sent: u64 = self.entries.iter().filter(is_of_nat).map(|entry| entry.counters.packets).sum();
         let counted = |endpoint: &EndpointView| endpoint.counters.map(|counters| counters.packets);
         let taken: u64 = view.endpoints.iter().filter_map(counted).sum();
@@ -270,7 +270,7 @@ impl PortRules<'_> {
 
     fn name(&self) -> String {
         let named = self.entries.iter().find_map(|entry| entry.name.as_ref());
-        let chain = || self.entries.iter().find_map(DispatchRule::leads_to).unwrap_or(&self.key).to_owned();
+        let chain = || self.entries.iter().find_map(DispatchRule::jump_target).unwrap_or(&self.key).to_owned();
         named.map_or_else(chain, ToString::to_string)
     }
 
@@ -302,7 +302,7 @@ impl PortRules<'_> {
                     ip: entry.ip,
                     port: entry.port,
                     verdict,
-                    chain: entry.leads_to().map(str::to_owned),
+                    chain: entry.jump_target().map(str::to_owned),
                     counters: Some(entry.counters),
                     counters_incomplete: false,
                     server: None,
@@ -423,7 +423,7 @@ impl PortRules<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = BTreeSet::new();
         for entry in &self.entries {
-            if let Some(to) = entry.leads_to().filter(|to| self.nat(to).is_none()) {
+            if let Some(to) = entry.jump_target().filter(|to| self.nat(to).is_none()) {
                 notes.insert(format!(
                     "{} of table {} jumps to chain {to}, which does not exist",
                     entry.chain, entry.table
@@ -452,7 +452,7 @@ fn add(sum: &mut Option<Counters>, counters: Counters) {
 #[must_use]
 pub fn unused_chains(ruleset: &Ruleset) -> Vec<String> {
     let Some(nat) = ruleset.table("nat") else { return Vec::new() };
-    let used: BTreeSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::leads_to).collect();
+    let used: BTreeSet<&str> = nat.values().flat_map(|chain| &chain.rules).filter_map(Rule::jump_target).collect();
     let of_service = nat.keys().filter(|name| names::hash_of(name).is_some());
     of_service.filter(|name| !used.contains(&***name)).map(ToString::to_string).collect()
 }

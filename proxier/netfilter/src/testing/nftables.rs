@@ -131,7 +131,7 @@ impl FakeTable {
                         return Err(libc::EOPNOTSUPP);
                     }
                 }
-                Expression::Verdict(verdict) => self.leads_somewhere(verdict)?,
+                Expression::Verdict(verdict) => self.has_used_endpoints(verdict)?,
                 Expression::NamedCounter(name) => self.counters.get(name).copied().ok_or(libc::ENOENT)?,
                 _ => {}
             }
@@ -139,7 +139,7 @@ impl FakeTable {
         Ok(())
     }
 
-    fn leads_somewhere(&self, verdict: &Verdict) -> Result<(), i32> {
+    fn has_used_endpoints(&self, verdict: &Verdict) -> Result<(), i32> {
         match verdict.chain().map(|chain| self.chains.get(chain)) {
             Some(None) => Err(libc::ENOENT),
             // The kernel refuses a jump to a base chain.
@@ -152,7 +152,7 @@ impl FakeTable {
         self.chains.values().flat_map(|chain| chain.rules.iter()).flat_map(|(_, rule)| rule.expressions())
     }
 
-    fn leads_to(&self, chain: &Name) -> bool {
+    fn is_referenced(&self, chain: &Name) -> bool {
         let by_rule = |e: Expression| matches!(e, Expression::Verdict(verdict) if verdict.chain() == Some(chain));
         let by_element = |element: &Element| matches!(&element.value, Some(Value::Verdict(verdict)) if verdict.chain() == Some(chain));
         self.expressions().any(by_rule) || self.sets.values().any(|(_, elements)| elements.values().any(by_element))
@@ -173,7 +173,7 @@ impl FakeTable {
         match (&definition.value, &element.value) {
             (None, None) => {}
             (Some(fields), Some(Value::Data(bytes))) if !fields.is_empty() => fits(fields, bytes)?,
-            (Some(fields), Some(Value::Verdict(verdict))) if fields.is_empty() => self.leads_somewhere(verdict)?,
+            (Some(fields), Some(Value::Verdict(verdict))) if fields.is_empty() => self.has_used_endpoints(verdict)?,
             _ => return Err(libc::EINVAL),
         }
         if elements.get(&element.key).is_some_and(|known| known.value != element.value) {
@@ -198,7 +198,7 @@ impl FakeTable {
             Operation::DeleteChain(name) => {
                 // The rules go first, and what they refer to is free for the rest of a batch that is refused.
                 self.chains.get_mut(name).ok_or(libc::ENOENT)?.rules.clear();
-                if self.leads_to(name) {
+                if self.is_referenced(name) {
                     return Err(libc::EBUSY);
                 }
                 self.chains.remove(name);

@@ -148,11 +148,11 @@ fn two_services_at_one_address_do_not_disturb_each_other() {
         world.apply(slice(name, &[pod]));
         world.sync();
     }
-    let leads_to = |world: &World| world.fake.reals("192.0.2.1:80");
-    assert_eq!(leads_to(&world), [("10.244.1.5:8080".to_owned(), 1)], "the first by name, as in iptables mode");
+    let reals = |world: &World| world.fake.reals("192.0.2.1:80");
+    assert_eq!(reals(&world), [("10.244.1.5:8080".to_owned(), 1)], "the first by name, as in iptables mode");
     world.delete(&a);
     world.sync();
-    assert_eq!(leads_to(&world), [("10.244.1.6:8080".to_owned(), 1)]);
+    assert_eq!(reals(&world), [("10.244.1.6:8080".to_owned(), 1)]);
     assert_eq!(world.fake.entries("KUBE-EXTERNAL-IP"), ["192.0.2.1,tcp:80"]);
 }
 

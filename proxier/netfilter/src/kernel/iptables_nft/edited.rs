@@ -3,7 +3,7 @@
 use super::known::{EditLine, Edited, KnownChains, PendingEdit, Slot, apply};
 use super::read::ReadRule;
 use super::tables::text;
-use super::transaction::{Place, Writer};
+use super::transaction::{RulePosition, Writer};
 use crate::SavedChain;
 use crate::iptables::Table;
 use crate::kernel::nftables::NftError;
@@ -37,11 +37,11 @@ impl Writer<'_> {
                 return Ok(None);
             }
         };
-        let mut places = vec![Place::End; rules.len()];
-        let mut next = Place::End;
+        let mut places = vec![RulePosition::End; rules.len()];
+        let mut next = RulePosition::End;
         for (at, rule) in rules.iter().enumerate().rev() {
             if let Edited::Old(handle) = rule {
-                next = Place::Before(*handle);
+                next = RulePosition::Before(*handle);
             }
             places[at] = next;
         }

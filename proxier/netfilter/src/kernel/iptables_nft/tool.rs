@@ -14,7 +14,7 @@ use super::listing::ChainListing;
 use super::read::NftRules;
 use super::rule::DecodedRule;
 use super::tables::{self, Incompatible, Readable};
-use super::transaction::{Place, Shape, Writer};
+use super::transaction::{RulePosition, Shape, Writer};
 use crate::iptables::{Chain, Rule, Table};
 use crate::kernel::iptables::{IptablesTool, RestoreError, TableState, ToolError};
 use crate::kernel::netlink::{Fault, NFGENMSG_LENGTH, Netlink, NetlinkError, Received};
@@ -140,7 +140,7 @@ impl NativeIptables {
         let built = writer
             .table(0)
             .and_then(|()| writer.builtin(Table::Nat, (base::PROBE, "POSTROUTING"), 0))
-            .and_then(|()| writer.add_rule(base::PROBE, &base::probe_rule().to_string(), Place::End, 0));
+            .and_then(|()| writer.add_rule(base::PROBE, &base::probe_rule().to_string(), RulePosition::End, 0));
         let batch = writer.batch;
         built.map_err(|error| error.to_string())?;
         match self.send(batch, false) {

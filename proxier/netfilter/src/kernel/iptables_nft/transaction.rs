@@ -102,18 +102,24 @@ impl Writer<'_> {
     }
 
     /// Adds a rule at the end of a chain, at its head, or before another rule.
-    pub fn add_rule(&mut self, chain: &str, options: &str, at: Place, line: usize) -> Result<(), NetlinkError> {
+    pub fn add_rule(&mut self, chain: &str, options: &str, at: RulePosition, line: usize) -> Result<(), NetlinkError> {
         self.add(chain, options, (at, 0), line)
     }
 
     /// As [`Writer::add_rule`]; the kernel answers with the rule.
-    pub fn add_echoed_rule(&mut self, chain: &str, options: &str, at: Place, line: usize) -> Result<(), NetlinkError> {
+    pub fn add_echoed_rule(
+        &mut self,
+        chain: &str,
+        options: &str,
+        at: RulePosition,
+        line: usize,
+    ) -> Result<(), NetlinkError> {
         self.add(chain, options, (at, NLM_F_ECHO), line)
     }
 
     /// Adds a rule that the same batch deletes, so that the kernel validates it.
     fn add_and_delete_rule(&mut self, chain: &str, options: &str, id: u32, line: usize) -> Result<(), NetlinkError> {
-        let Some(mut request) = self.rule(chain, options, (Place::Head, 0), line) else { return Ok(()) };
+        let Some(mut request) = self.rule(chain, options, (RulePosition::Head, 0), line) else { return Ok(()) };
         request.attribute(NFTA_RULE_ID, &id.to_be_bytes());
         self.batch.push(&request, line)?;
         let mut request = self.request(NFT_MSG_DELRULE, 0);
@@ -121,7 +127,7 @@ impl Writer<'_> {
         self.batch.push(&request, line)
     }
 
-    fn add(&mut self, chain: &str, options: &str, at: (Place, u16), line: usize) -> Result<(), NetlinkError> {
+    fn add(&mut self, chain: &str, options: &str, at: (RulePosition, u16), line: usize) -> Result<(), NetlinkError> {
         match self.rule(chain, options, at, line) {
             Some(request) => self.batch.push(&request, line),
             None => Ok(()),
@@ -129,17 +135,17 @@ impl Writer<'_> {
     }
 
     /// The request that adds a rule; `None` if it is refused.
-    fn rule(&mut self, chain: &str, options: &str, (at, echo): (Place, u16), line: usize) -> Option<Request> {
+    fn rule(&mut self, chain: &str, options: &str, (at, echo): (RulePosition, u16), line: usize) -> Option<Request> {
         let Some(rule) = Rule::parse(self.family(), options) else {
             self.batch
                 .refused
                 .push((line, "this version cannot write such a rule without the iptables programs".into()));
             return None;
         };
-        let flags = if at == Place::End { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
+        let flags = if at == RulePosition::End { NLM_F_CREATE | NLM_F_APPEND } else { NLM_F_CREATE };
         let mut request = self.request(NFT_MSG_NEWRULE, flags | echo);
         request.text(NFTA_RULE_CHAIN, chain);
-        if let Place::Before(handle) = at {
+        if let RulePosition::Before(handle) = at {
             request.attribute(NFTA_RULE_POSITION, &handle.to_be_bytes());
             self.batch.uses_handles = true;
         }
@@ -152,7 +158,7 @@ impl Writer<'_> {
 
 /// Where a rule is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RulePosition {
     Head,
     End,
     /// Before the rule with this handle.
@@ -183,7 +189,7 @@ impl Writer<'_> {
             match (verb, chains.get_mut(chain)) {
                 ("-I" | "-D", _) if lines.edits(chain) => edits.entry(chain).or_default().push((line, verb, options)),
                 ("-A", Some(rules)) => rules.push((line, options)),
-                ("-A", None) => self.add_rule(chain, options, Place::End, line)?,
+                ("-A", None) => self.add_rule(chain, options, RulePosition::End, line)?,
                 ("-I", _) => builtin.insert(chain, options, line),
                 ("-D", _) => builtin.remove(self, chain, options, line)?,
                 _ => self.batch.refused.push((line, format!("unknown command {verb}"))),
@@ -234,7 +240,7 @@ impl Writer<'_> {
             self.delete_rules(chain, Some(handle), line)?;
         }
         for (chain, options, line) in builtin.inserted {
-            self.add_rule(chain, options, Place::Head, line)?;
+            self.add_rule(chain, options, RulePosition::Head, line)?;
         }
         for (id, (chain, options, line)) in (1..).zip(builtin.cancelled) {
             self.add_and_delete_rule(chain, options, id, line)?;
@@ -278,10 +284,10 @@ impl Writer<'_> {
                 return self.append_all(chain, rules);
             }
         };
-        let mut places = vec![Place::End; rules.len()];
-        let mut next = Place::End;
+        let mut places = vec![RulePosition::End; rules.len()];
+        let mut next = RulePosition::End;
         for (at, kept) in kept.iter().enumerate().rev() {
-            next = kept.map_or(next, |old| Place::Before(present[old].handle));
+            next = kept.map_or(next, |old| RulePosition::Before(present[old].handle));
             places[at] = next;
         }
         // Additions first, in case that the batch is cut.
@@ -296,7 +302,7 @@ impl Writer<'_> {
 
     fn append_all(&mut self, chain: &str, rules: &[(usize, &str)]) -> Result<(), NftError> {
         for (line, options) in rules {
-            self.add_rule(chain, options, Place::End, *line)?;
+            self.add_rule(chain, options, RulePosition::End, *line)?;
         }
         Ok(())
     }

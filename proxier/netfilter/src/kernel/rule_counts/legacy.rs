@@ -22,7 +22,7 @@ const NAME: usize = 32;
 /// The header of `struct xt_entry_match` and `xt_entry_target`: size, name, revision.
 const EXTENSION: usize = 32;
 /// How long to wait for programs that change tables.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number of attempts if the table changes between the query for its size and the copy.
 const TRIES: u32 = 5;
 
@@ -57,7 +57,7 @@ pub(super) fn read<T: Default>(
         return Ok(T::default());
     }
     let bytes = {
-        let _lock = xtables_lock::lock(LOCK_PATIENCE)?;
+        let _lock = xtables_lock::lock(LOCK_TIMEOUT)?;
         copy(family, table)?
     };
     let entries = bytes.get(ENTRIES..).unwrap_or_default();

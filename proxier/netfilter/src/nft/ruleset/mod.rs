@@ -157,7 +157,7 @@ pub struct Rule {
 impl Rule {
     /// The chain that the rule's verdict jumps or goes to.
     #[must_use]
-    pub fn leads_to(&self) -> Option<&Name> {
+    pub fn jump_target(&self) -> Option<&Name> {
         self.expressions.iter().find_map(|expression| match expression {
             Expression::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
             _ => None,
@@ -167,7 +167,7 @@ impl Rule {
     /// Whether iptables prints all of it. It prints what it put there itself, and of what nft put there only comparisons
     /// of single fields; what else a rule has it passes over.
     #[must_use]
-    pub fn is_told_by_iptables(&self) -> bool {
+    pub fn has_iptables_text(&self) -> bool {
         let made_by_iptables = |name: &str| matches!(name, "match" | "target");
         let unknown = |expression: &Expression| match expression {
             Expression::Unknown(name) => made_by_iptables(name),
