@@ -225,16 +225,7 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     if let Some(asked) = asked.as_ref().filter(|_| unknown) {
         views = walk::endpoints_at(&others, asked);
     }
-    let name = match (&service, &asked) {
-        (None, Some(asked)) if !views.is_empty() => {
-            let names: Vec<&str> = views.iter().map(|view| &*view.name).collect();
-            format!("{asked}, an endpoint of {} and no address of a Service", names.join(" and of "))
-        }
-        (Some(service), Some(asked)) => format!("{asked} of Service {service}"),
-        (Some(service), None) => format!("Service {service}"),
-        (None, Some(asked)) => asked.to_string(),
-        (None, None) => String::new(),
-    };
+    let name = target_name(service.as_ref(), asked.as_ref(), &views);
     let mut findings = rules::of(&seen);
     let obstacles = rules::obstacles(&mut seen, &findings);
     let outdated = [Cause::WatchFails, Cause::NoRules];
@@ -257,18 +248,7 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     if asked.is_some() && !walks.fails && !walks.followed.is_empty() {
         exonerate(&mut findings);
     }
-    let diverted = |finding: &Finding| finding.cause == Cause::DivertedByOthers;
-    if met.iter().any(diverted) {
-        // New flows go there too.
-        let stale = findings.iter_mut().filter(|finding| finding.cause == Cause::StaleUdpFlow);
-        stale.for_each(|finding| finding.certain = false);
-    }
-    findings.extend(met);
-    // With a finding about that pod, one about any pod says nothing new.
-    let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
-    let host_only = senders.is_host();
-    let of_node = node::of(&facts, &views, host_only).into_iter();
-    findings.extend(of_node.filter(|one| !hairpin || one.cause != Cause::Hairpin));
+    add_met(&mut findings, met, node::of(&facts, &views, senders.is_host()));
     let proxy_found = seen.configuration.is_some() || !seen.running_proxies().is_empty();
     let lost = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty());
     let left_out = lost.as_ref().and_then(|asked| node_port::without_server(&seen, &views, asked));
@@ -287,6 +267,33 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
         unread.insert(0, Unread::new("the rules of this node", why));
     }
     Ok(Diagnosis { configuration, proxy_found, ..summed_up(name, findings, walks, unread) })
+}
+
+/// What is diagnosed, in words.
+fn target_name(service: Option<&NamespacedName>, asked: Option<&TargetAddress>, views: &[ServicePortView]) -> String {
+    match (service, asked) {
+        (None, Some(asked)) if !views.is_empty() => {
+            let names: Vec<&str> = views.iter().map(|view| &*view.name).collect();
+            format!("{asked}, an endpoint of {} and no address of a Service", names.join(" and of "))
+        }
+        (Some(service), Some(asked)) => format!("{asked} of Service {service}"),
+        (Some(service), None) => format!("Service {service}"),
+        (None, Some(asked)) => asked.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+/// Adds what packets met on their ways, and the findings about the node that it does not say already.
+fn add_met(findings: &mut Vec<Finding>, met: Vec<Finding>, of_node: Vec<Finding>) {
+    if met.iter().any(|finding| finding.cause == Cause::DivertedByOthers) {
+        // New flows go there too.
+        let stale = findings.iter_mut().filter(|finding| finding.cause == Cause::StaleUdpFlow);
+        stale.for_each(|finding| finding.certain = false);
+    }
+    findings.extend(met);
+    // With a finding about that pod, one about any pod says nothing new.
+    let hairpin = findings.iter().any(|finding| finding.cause == Cause::Hairpin);
+    findings.extend(of_node.into_iter().filter(|one| !hairpin || one.cause != Cause::Hairpin));
 }
 
 /// The Service ports to diagnose.

@@ -2,6 +2,8 @@
 //!
 //! The result has one packet for each possible walk through the hook's chain, with the decision that ended it.
 
+mod open;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,11 +14,10 @@ use netfilter::ipvs::{Forward, ServerKey};
 use netfilter::nft::ruleset::{self, TableId, UnreadPart};
 use netfilter::nft::{Bytes, Name};
 
+use self::open::{OpenWalks, WalkEnd};
 use super::doubts::{ForkIds, ForkedDoubt};
 use super::hops::HopLimit;
-use super::matching::{self, ListChange, MatchResult, RuleMatch};
-use super::path::MOST;
-use super::tables::{self, TableScope};
+use super::matching::{ListChange, RuleMatch};
 use super::translation;
 use super::{Assumption, Doubt, Node, Packet, RecentLists, Step, Unrouted};
 use crate::rules::{Chain, CopyMark, Policy, Rule, SetMark, Table, Target};
@@ -190,102 +191,30 @@ pub(super) struct IptablesWalk {
     pub(super) lacks: Vec<UnreadPart>,
 }
 
+/// The kernel's table of the chains, by which rules that nft put there are decided.
+type KernelTable<'a> = Option<(&'a TableId, &'a ruleset::Table)>;
+
 /// Walks the hook's chain, with one walk for each outcome of random choices.
 pub(super) fn walk(
     chains: &Table,
     context: &HookContext<'_>,
-    kernel: Option<(&TableId, &ruleset::Table)>,
+    kernel: KernelTable<'_>,
     traced: TracedPacket,
 ) -> Result<IptablesWalk, String> {
     let base = chains.get(context.hook).ok_or_else(|| format!("table {} has no {}", context.table, context.hook))?;
-    let mut open = vec![Walk { traced, stack: vec![Frame { chain: base, next: 0, goto: false }] }];
-    let mut walked = IptablesWalk::default();
-    'walks: while let Some(mut walk) = open.pop() {
-        let decision = loop {
-            let Some(frame) = walk.stack.last_mut() else { break policy(base) };
-            let Some(rule) = frame.chain.rules.get(frame.next) else {
-                leave(&mut walk.stack);
-                continue;
-            };
-            frame.next += 1;
-            context.budget.pay(1, 0)?;
-            if let Some((held, (id, table))) = rule.kernel.as_ref().zip(kernel) {
-                let scope = TableScope { context, id, table, tracked: context.tracked, nat: context.table == "nat" };
-                let text = held.text(id, table);
-                for (traced, odds, target) in
-                    tables::execute_rule(&scope, &hook(context), held, walk.traced, &mut walked.lacks)
-                {
-                    let mut after = Walk { traced, stack: walk.stack.clone() };
-                    let Some(target) = target else {
-                        open.push(after);
-                        continue;
-                    };
-                    after.traced.steps.push(Step::of(hook(context), &text, odds));
-                    match carry_out(&target, rule, chains, context, &mut after, &mut walked.missing)? {
-                        Next::Ends(ends) => walked.ends.extend(ends),
-                        Next::Rule => open.push(after),
-                    }
-                }
-                continue 'walks;
+    let open = vec![Walk { traced, stack: vec![Frame { chain: base, next: 0, goto: false }] }];
+    let mut walks = OpenWalks { chains, context, kernel, open, walked: IptablesWalk::default() };
+    while let Some(mut walk) = walks.open.pop() {
+        match walks.follow(&mut walk)? {
+            WalkEnd::Chain => {
+                let decision = policy(base).map(|decision| (walk.traced, decision));
+                walks.walked.ends.extend(decision);
             }
-            if rule.kernel.is_some() {
-                let why = "nft put it there, and its text does not tell all";
-                walk.traced.doubt(Doubt::new(hook(context), &*rule.text, why));
-                continue;
-            }
-            // That condition comes first: whatever else the rule says, it does not match.
-            let to = walk.traced.packet.destination.ip();
-            if rule.leading_destination().is_some_and(|other| other != to) {
-                continue;
-            }
-            let meaning = rule.meaning(context.family);
-            let found = matching::matches(meaning, rule.counters, &mut walk.traced, context);
-            let passive = matches!(meaning.target, None | Some(Target::Passive(_)));
-            let other = if passive { None } else { assume(rule, &found, context, &mut walk) };
-            let holds = found.holds;
-            if let Some(mut other) = other {
-                context.budget.pay(0, other.traced.steps.len())?;
-                let ends = match holds {
-                    MatchResult::No => obey(rule, 1.0, chains, context, &mut other, &mut walked.missing)?,
-                    _ => Next::Rule,
-                };
-                match ends {
-                    Next::Ends(ends) => walked.ends.extend(ends),
-                    Next::Rule => open.push(other),
-                }
-            }
-            let chance = match holds {
-                MatchResult::Yes(chance) => chance,
-                MatchResult::Unknown(why) if !passive => {
-                    if let Some(mut other) = doubt(rule, why, context, &mut walk) {
-                        context.budget.pay(0, other.traced.steps.len())?;
-                        match obey(rule, 1.0, chains, context, &mut other, &mut walked.missing)? {
-                            Next::Ends(ends) => walked.ends.extend(ends),
-                            Next::Rule => open.push(other),
-                        }
-                    }
-                    continue;
-                }
-                _ => continue,
-            };
-            if chance < 1.0 {
-                context.budget.pay(0, walk.traced.steps.len())?;
-                if open.len() + walked.ends.len() > MOST {
-                    return Err(format!("more than {MOST} ways lead through table {}", context.table));
-                }
-                let mut other = Walk { traced: walk.traced.clone(), stack: walk.stack.clone() };
-                other.traced.probability *= 1.0 - chance;
-                open.push(other);
-                walk.traced.probability *= chance;
-            }
-            if let Next::Ends(ends) = obey(rule, chance, chains, context, &mut walk, &mut walked.missing)? {
-                walked.ends.extend(ends);
-                break None;
-            }
-        };
-        walked.ends.extend(decision.map(|decision| (walk.traced, decision)));
+            WalkEnd::Rule => {}
+            WalkEnd::Kernel(rule) => walks.execute(rule, walk)?,
+        }
     }
-    Ok(walked)
+    Ok(walks.walked)
 }
 
 fn hook(context: &HookContext<'_>) -> String {
