@@ -107,7 +107,7 @@ fn stopper(traced: &TracedPacket) -> Step {
 /// The error about a packet, as it enters the hook OUTPUT; `None`: the sender gets none, or gets it without a packet.
 fn error_of(traced: &TracedPacket, decision: Decision, node: &Node) -> Option<TracedPacket> {
     let Packet { source, destination, protocol, .. } = traced.packet;
-    // A process of this node is told by its system call that there is no route.
+    // A process of this node gets an error from its system call where there is no route.
     if decision != Decision::Reject || (traced.unrouted.is_some() && traced.packet.origin == Origin::Host) {
         return None;
     }
