@@ -173,7 +173,8 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
         if !bad {
             let _ = writeln!(out, "{}", terminal.styled(Style::Dim, REPLIES));
         }
-        let _ = writeln!(out, "{}", terminal.styled(style, &(verdict(branch) + &hedge(branch, trace, unread))));
+        let text = verdict(branch) + &among_others(branch, trace) + &hedge(branch, trace, unread);
+        let _ = writeln!(out, "{}", terminal.styled(style, &text));
     }
     if trace.branches.len() > shown.len() {
         let _ = writeln!(out, "\nAll outcomes with their probabilities (--all shows every path):");
@@ -187,6 +188,16 @@ pub fn text(packet: &Packet, trace: &Trace, unread: &[Unread], all: bool, termin
         }
     }
     out
+}
+
+/// The share of connections that arrive, where chance decides whether one does; empty if all do or none does.
+fn among_others(branch: &Branch, trace: &Trace) -> String {
+    let fails = |verdict: &Verdict| matches!(verdict, Verdict::Rejected | Verdict::Dropped);
+    let lost: f64 = trace.outcomes().iter().filter(|one| fails(&one.verdict)).map(|one| one.probability).sum();
+    if lost <= 0.0 || lost > 0.9999 || branch.outcome.probability > 0.9999 {
+        return String::new();
+    }
+    format!(" This is one way of several: {:.2} % of connections fail.", lost * 100.0)
 }
 
 /// Words for what the verdict depends on; empty if it is certain.

@@ -17,8 +17,9 @@ use proxier_inspect::walk::{Branch, Packet, Verdict};
 use super::finding::{Cause, Finding};
 use super::routes::{Routes, is_pods, same_network};
 
-/// How old a failed neighbour entry may be to count: after that, none may have asked since the pod came back.
-const RECENT: Duration = Duration::from_secs(30);
+/// How old a failed neighbour entry may be to count: the pod may have come back since, and the kernel asks again with the next
+/// packet only. Clients that try again keep it young.
+const RECENT: Duration = Duration::from_secs(5);
 /// The most ports that a finding lists.
 const LISTED: usize = 5;
 
@@ -71,7 +72,11 @@ impl Endpoints {
         let listening = self.listening(to, packet.protocol, is_of_node);
         let by_default = matches!(route, Some(Route::Leaves { default: true, .. })) && is_here(endpoint);
         match listening {
-            Listening::Yes(assumed) => self.assumed.extend(assumed),
+            Listening::Yes(assumed) => {
+                self.assumed.extend(assumed);
+                let has_namespace = self.namespaces.as_ref().is_some_and(|all| all.has(to.ip()));
+                findings.extend((by_default && has_namespace).then(|| of.sent_away(facts)));
+            }
             Listening::No(instead) => findings.push(of.not_listening(&instead, is_of_node)),
             // What does not answer is explained.
             Listening::NotFound | Listening::Unknown(_) if neighbour.is_some() => {}
@@ -164,6 +169,23 @@ impl Delivery<'_> {
         Some(Finding { certain: others && all_read, ..Finding::certain(Cause::NoRoute, what, next) })
     }
 
+    /// An endpoint whose namespace hangs on this node, and whose packets take the default route all the same.
+    fn sent_away(&self, facts: &Facts) -> Finding {
+        let Self { view, to, share, .. } = self;
+        let what = format!(
+            "{} ({}): endpoint {to} is in a network namespace on this node, but its packets leave by the default route: \
+             {share:.0} % of connections fail",
+            view.name, view.family
+        );
+        let next = format!(
+            "ip route get {}; the route to the pod is missing: restart the pod or the network plugin's agent, which make it",
+            to.ip()
+        );
+        // Pods of the same network have routes of their own.
+        let others = facts.pods.iter().any(|pod| *pod != to.ip() && same_network(*pod, to.ip()));
+        Finding { certain: others, ..Finding::certain(Cause::NoRoute, what, next) }
+    }
+
     fn unanswered(&self, hop: &NextHop, entry: &Neighbour) -> Finding {
         let Self { view, to, share, .. } = self;
         let how = if to.is_ipv4() { "ARP" } else { "neighbour solicitations" };
@@ -184,8 +206,10 @@ impl Delivery<'_> {
             (format!("the next hop {} of endpoint {to} does not answer {how} on {device}", hop.address), next)
         };
         let old = if entry.age > RECENT { "; it may do so again, as no packet was sent to it since" } else { "" };
-        let what =
-            format!("{} ({}): {who} for {seconds} s{old}: {share:.0} % of connections fail", view.name, view.family);
+        let what = format!(
+            "{} ({}): {who}, as of {seconds} s ago{old}: {share:.0} % of connections fail",
+            view.name, view.family
+        );
         Finding::certain(Cause::NeighbourUnreachable, what, next)
     }
 

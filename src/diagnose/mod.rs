@@ -106,13 +106,14 @@ enum Target {
 }
 
 fn target(text: &str) -> Result<Target, String> {
-    if let Ok((address, protocol)) = destination(text) {
-        return Ok(Target::Address(address, protocol));
+    let name = text.split_once(':').map_or(text, |(name, _)| name);
+    match destination(text) {
+        Ok((address, protocol)) => Ok(Target::Address(address, protocol)),
+        Err(_) if text.parse::<std::net::IpAddr>().is_ok() => Err("give the port too, as in 10.96.0.10:80".to_owned()),
+        // The name of a Service is no address.
+        Err(why) if text.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok() => Err(why),
+        Err(_) => service_name(name).map(Target::Service),
     }
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Err("give the port too, as in 10.96.0.10:80".to_owned());
-    }
-    service_name(text.split_once(':').map_or(text, |(name, _)| name)).map(Target::Service)
 }
 
 /// Checks the sender; it is read once more where the family is known.
@@ -245,10 +246,13 @@ fn diagnose_once(arguments: &Arguments) -> Result<Diagnosis, String> {
     let senders = Senders { from: arguments.from.as_deref(), interface: arguments.in_interface.as_deref() };
     let mut met = Vec::new();
     let mut walks = walk::of(&mut seen, &facts, &views, (senders, asked.as_ref()), &mut met)?;
+    let mut of_node = node::of(&facts, &views, senders.is_host());
     if asked.is_some() && !walks.fails && !walks.followed.is_empty() {
         exonerate(&mut findings);
+        // The filter was asked about each of the packets.
+        of_node.retain(|finding| finding.cause != Cause::ReversePathFilter);
     }
-    add_met(&mut findings, met, node::of(&facts, &views, senders.is_host()));
+    add_met(&mut findings, met, of_node);
     let proxy_found = seen.configuration.is_some() || !seen.running_proxies().is_empty();
     let lost = asked.filter(|_| walks.followed.is_empty() && walks.not_followed.is_empty());
     let left_out = lost.as_ref().and_then(|asked| node_port::without_server(&seen, &views, asked));

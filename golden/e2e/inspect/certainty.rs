@@ -360,6 +360,10 @@ fn rules_that_drop_replies_are_named_and_those_that_accept_them_are_not() {
         assert_eq!(parsed(&run(&cluster, &format!("{TRACE} -o json")))["replies_checked"], false);
         cluster.iptables(Family::V4, "-D FORWARD -p tcp --sport 8080 -j DROP");
         healthy();
+        // What conntrack does not see is not translated back.
+        cluster.iptables(Family::V4, "-t raw -I PREROUTING -p tcp --sport 8080 -j NOTRACK");
+        assert_eq!(connect(&cluster), Err(Failure::Dropped));
+        assert_eq!(parsed(&run(&cluster, &format!("{DIAGNOSE} -o json")))["replies_checked"], false);
     }
 }
 

@@ -130,6 +130,7 @@ fn unread_state_is_neither_healthy_nor_a_certain_cause() {
     let no_port = node.run("diagnose 10.96.10.11");
     let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
     assert!(no_port.status.code() == Some(22) && said.contains("give the port too"), "{said}");
+    assert_eq!(node.run("diagnose 10.96.10.11:80/icmp").status.code(), Some(22), "an address is no name of a Service");
 }
 
 #[test]

@@ -41,6 +41,24 @@ fn is_healthy(cluster: &Cluster, service: &Service, family: Family) {
 }
 
 #[test]
+fn endpoint_whose_route_is_lost_is_named_although_it_listens() {
+    let service = Service::new("web", 20).endpoints([ready(POD_5), ready(POD_6)]);
+    for mode in MODES {
+        let cluster = cluster(mode, std::slice::from_ref(&service));
+        for family in Family::BOTH {
+            is_healthy(&cluster, &service, family);
+            let flag = if family == Family::V4 { "-4" } else { "-6" };
+            let _ = cluster.on_node(&format!("ip {flag} route del {} dev {}", POD_5.address.of(family), POD_5.name));
+            let (causes, status, said) = diagnose(&cluster, &service, family);
+            assert_eq!((&*causes, status), (&["no-route".to_owned()][..], 1), "{mode:?}: {said}");
+            assert!(said.contains("50 % of connections fail"), "{said}");
+        }
+        let trace = cluster.on_node(&format!("{BINARY} trace --from host --to {}", service.address(Family::V4)));
+        assert!(trace.contains("delivered"), "the rules are in order: {trace}");
+    }
+}
+
+#[test]
 fn pod_that_does_not_answer_neighbour_discovery_is_named() {
     for mode in MODES {
         let service = Service::new("web", 20).endpoints([ready(POD_5)]);

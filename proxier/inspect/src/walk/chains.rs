@@ -19,7 +19,7 @@ use super::doubts::{ForkIds, ForkedDoubt};
 use super::hops::HopLimit;
 use super::matching::{ListChange, RuleMatch};
 use super::translation;
-use super::{Assumption, Doubt, Node, Packet, RecentLists, Step, Unrouted};
+use super::{Assumption, ConnState, Doubt, Node, Packet, RecentLists, Step, Unrouted};
 use crate::rules::{Chain, CopyMark, Policy, Rule, SetMark, Table, Target};
 
 /// The target that gives packets to a socket of the node.
@@ -80,6 +80,18 @@ pub(super) struct TracedPacket {
 }
 
 impl TracedPacket {
+    /// Takes the packet from conntrack. Once it is tracked, that has no effect.
+    pub(super) fn untrack(&mut self, is_tracked: bool, hook: String, rule: &str) {
+        if is_tracked {
+            return;
+        }
+        self.untracked = true;
+        if self.packet.state == ConnState::EstablishedDnat {
+            let why = "conntrack does not see this reply, so nothing translates it back";
+            self.doubt(Doubt::new(hook, rule, why));
+        }
+    }
+
     /// Records an assumption. Returns the packet that continues as if it were wrong, unless there are too many forks.
     pub(super) fn assume(&mut self, assumption: Assumption, forks: &ForkIds) -> Option<Self> {
         let Assumption { hook, rule, what, .. } = assumption;
@@ -383,8 +395,7 @@ fn change(target: &Target, traced: &mut TracedPacket, context: &HookContext<'_>)
             Some(mark) => traced.mark = traced.mark & !copy.nfmask ^ shifted(mark & copy.ctmask, copy),
             None => traced.mark_unknown = Some("the mark of a known connection is not read".to_owned()),
         },
-        // Once a packet is tracked, NOTRACK has no effect.
-        Target::NoTrack => traced.untracked |= !context.tracked,
+        Target::NoTrack => traced.untrack(context.tracked, hook(context), "-j NOTRACK"),
         Target::TypeOfService { value, mask } => {
             traced.type_of_service = traced.type_of_service & !mask ^ value;
         }

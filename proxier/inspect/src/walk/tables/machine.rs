@@ -352,8 +352,8 @@ impl Execution {
                 NextStep::Next
             }
             Expression::NoTrack => {
-                // Once a packet is tracked, notrack has no effect.
-                self.traced.untracked |= !scope.tracked;
+                let hook = format!("{} ({})", scope.id, scope.context.hook.to_lowercase());
+                self.traced.untrack(scope.tracked, hook, "notrack");
                 NextStep::Next
             }
             Expression::Verdict(Verdict::Continue) => NextStep::Next,
