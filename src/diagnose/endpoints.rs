@@ -75,7 +75,7 @@ impl Endpoints {
             Listening::Yes(assumed) => {
                 self.assumed.extend(assumed);
                 let has_namespace = self.namespaces.as_ref().is_some_and(|all| all.has(to.ip()));
-                findings.extend((by_default && has_namespace).then(|| of.sent_away(facts)));
+                findings.extend((by_default && has_namespace).then(|| of.sent_away(facts)).flatten());
             }
             Listening::No(instead) => findings.push(of.not_listening(&instead, is_of_node)),
             // What does not answer is explained.
@@ -124,6 +124,11 @@ impl Endpoints {
     }
 }
 
+/// Whether a pod's link is down: it has taken its route along, which is a finding of its own.
+fn has_link_down(facts: &Facts) -> bool {
+    facts.links.iter().any(|link| is_pods(link) && !link.up)
+}
+
 fn is_here(endpoint: &EndpointView) -> bool {
     endpoint.state.is_some_and(|state| state.local)
 }
@@ -151,8 +156,7 @@ impl Delivery<'_> {
     /// An endpoint of this node whose packets take the default route, and whose address no namespace has. `all_read`: no
     /// namespace was left out.
     fn not_found(&self, facts: &Facts, all_read: bool) -> Option<Finding> {
-        // A link that is down has taken its route along, which is a finding of its own.
-        if facts.links.iter().any(|link| is_pods(link) && !link.up) {
+        if has_link_down(facts) {
             return None;
         }
         let Self { view, to, share, .. } = self;
@@ -170,7 +174,10 @@ impl Delivery<'_> {
     }
 
     /// An endpoint whose namespace hangs on this node, and whose packets take the default route all the same.
-    fn sent_away(&self, facts: &Facts) -> Finding {
+    fn sent_away(&self, facts: &Facts) -> Option<Finding> {
+        if has_link_down(facts) {
+            return None;
+        }
         let Self { view, to, share, .. } = self;
         let what = format!(
             "{} ({}): endpoint {to} is in a network namespace on this node, but its packets leave by the default route: \
@@ -183,7 +190,7 @@ impl Delivery<'_> {
         );
         // Pods of the same network have routes of their own.
         let others = facts.pods.iter().any(|pod| *pod != to.ip() && same_network(*pod, to.ip()));
-        Finding { certain: others, ..Finding::certain(Cause::NoRoute, what, next) }
+        Some(Finding { certain: others, ..Finding::certain(Cause::NoRoute, what, next) })
     }
 
     fn unanswered(&self, hop: &NextHop, entry: &Neighbour) -> Finding {
