@@ -31,12 +31,17 @@ pub fn of_node(facts: &Facts, views: &[ServicePortView]) -> Vec<Finding> {
 
 /// Whether the node has an address of a family besides those of loopback and of single links.
 fn has_address(facts: &Facts, family: IpFamily) -> bool {
-    let is_global = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    };
     let mut addresses = facts.links.iter().flat_map(|link| &link.addresses);
-    addresses.any(|ip| IpFamily::of(ip) == family && is_global(ip))
+    addresses.any(|ip| IpFamily::of(ip) == family && is_routed(*ip))
+}
+
+/// Whether an address is neither of loopback nor of a single link.
+pub fn is_routed(ip: IpAddr) -> bool {
+    let is_of_link = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !ip.is_loopback() && !is_of_link
 }
 
 /// A packet that came in on an interface that forwards none.

@@ -9,7 +9,7 @@ use golden::cluster::{Cluster, FAR_5, Family, POD_5, POD_6, Service, eventually,
 use golden::flavour::Flavour;
 use serde_json::{Value, json};
 
-use super::node::{diagnosis, json as parsed, printed};
+use super::node::{json as parsed, printed};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kube-proxy");
 const SOON: Duration = Duration::from_secs(30);
@@ -24,14 +24,7 @@ fn cluster((mode, flavour): (&str, Flavour), services: &[Service]) -> Cluster {
 /// The causes that `diagnose` finds of connections of the node to an address, its exit status, and the text it prints.
 fn diagnose(cluster: &Cluster, service: &Service, family: Family) -> (Vec<String>, i32, String) {
     let protocol = if service.full_name().ends_with("udp") { "udp" } else { "tcp" };
-    let words = format!("diagnose {}/{protocol} --from host", service.address(family));
-    let run = |more: &str| {
-        let mut command = cluster.node().command(BINARY);
-        let words = format!("{words} {more}");
-        command.envs(cluster.environment()).args(words.split_whitespace()).output().expect("it starts")
-    };
-    let (causes, status) = diagnosis(&run("-o json"));
-    (causes, status, printed(&run("-o wide")))
+    super::settings::diagnose(cluster, &format!("{}/{protocol} --from host", service.address(family)))
 }
 
 #[track_caller]

@@ -21,7 +21,7 @@ fn cluster((mode, flavour): (&str, Flavour)) -> Cluster {
 }
 
 /// The causes that `diagnose` finds, its exit status, and the text it prints.
-fn diagnose(cluster: &Cluster, words: &str) -> (Vec<String>, i32, String) {
+pub(super) fn diagnose(cluster: &Cluster, words: &str) -> (Vec<String>, i32, String) {
     let run = |more: &str| {
         let mut command = cluster.node().command(BINARY);
         let words = format!("diagnose {words} {more}");

@@ -3,13 +3,14 @@
 //! They are walked as the rules meet them: conntrack restores the client's address before they are routed, and the Service's
 //! address after all filters. NAT chains see only the first packet of a connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use proxier_inspect::node::paths::Paths;
 use proxier_inspect::services::ServicePortView;
 use proxier_inspect::walk::{Branch, ConnState, Origin, Packet, Verdict};
 
 use super::{Cause, Finding, Following, refusal};
+use crate::diagnose::forwarding::is_routed;
 
 /// The most endpoints whose replies are followed for one connection.
 const MOST: usize = 16;
@@ -80,12 +81,8 @@ fn reply(packet: &Packet, branch: &Branch, paths: &Paths<'_>) -> Option<Packet> 
     };
     let kept = if to == packet.destination { ConnState::Established } else { ConnState::EstablishedDnat };
     let client: SocketAddr = packet.source;
-    let is_of_link = match client.ip() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
     // The node sends to pods from another address then.
-    if client.ip().is_loopback() || is_of_link {
+    if !is_routed(client.ip()) {
         return None;
     }
     Some(Packet { source: to, destination: client, protocol: packet.protocol, origin, state: kept })
